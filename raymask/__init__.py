@@ -1,0 +1,84 @@
+"""raymask: tables of masks from buckets of images.
+
+    import raymask
+
+    raymask.segment("photos/", out="masks/", weights="model/")
+    masks = raymask.open("masks/")
+    masks.instances.to_pandas()
+
+Every command of the `raymask` program is a function here with the same options. Importing this module loads neither
+Ray nor torch; what needs them loads them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raymask.config import SegmentConfig
+from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
+
+if TYPE_CHECKING:
+    from raymask.clean import Stray
+    from raymask.model import Predictor
+    from raymask.pipeline import Summary
+    from raymask.query import Masks
+    from raymask.status import Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ErrorKind",
+    "Failure",
+    "OutputError",
+    "Predictor",
+    "RaymaskError",
+    "clean",
+    "open",
+    "segment",
+    "status",
+]
+
+
+def segment(source: str, *, out: str, **options: Any) -> Summary:
+    """Segment the images of `source` into tables in `out`, or go on where an earlier run was cut off.
+
+    options: the fields of `raymask.config.SegmentConfig`, the same as the flags of `raymask segment`.
+    """
+    from raymask.pipeline import segment as run
+    from raymask.progress import ConsoleReporter, Silent
+
+    config = SegmentConfig(source=source, out=out, **options)
+    if config.quiet:
+        return run(config, Silent())
+    with ConsoleReporter() as report:
+        return run(config, report)
+
+
+def open(out: str) -> Masks:
+    """The published tables of an output; OutputError if nothing has been published there."""
+    from raymask.query import Masks
+
+    return Masks(out)
+
+
+def status(out: str) -> Status:
+    """How far an output is; OutputError if there is none."""
+    from raymask.status import status as read
+
+    return read(out)
+
+
+def clean(out: str, *, dry_run: bool = False) -> list[Stray]:
+    """Delete files of an output that nothing needs any more, and say which; with `dry_run` only say so."""
+    from raymask.clean import clean as delete
+
+    return delete(out, dry_run)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Predictor":
+        from raymask.model import Predictor
+
+        return Predictor
+    raise AttributeError(f"module 'raymask' has no attribute {name!r}")

@@ -1,0 +1,229 @@
+"""The `raymask` program: flags from the config classes, one function a command, exit codes.
+
+Exit codes: 0 done; 1 wrong usage or environment; 2 done, but more images failed than --max-failed allows;
+130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from raymask import __version__
+from raymask.config import CleanConfig, SegmentConfig, StatusConfig, flag
+from raymask.errors import RaymaskError
+
+if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
+    from raymask.pipeline import Plan, Summary
+
+DONE, FAILED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 130
+
+
+def segment(config: SegmentConfig) -> int:
+    from raymask.pipeline import plan
+    from raymask.pipeline import segment as run
+    from raymask.progress import ConsoleReporter, Silent
+
+    if config.dry_run:
+        print(plan_text(config.source, plan(config)))
+        return DONE
+    if config.quiet:
+        summary = run(config, Silent())
+    else:
+        with ConsoleReporter() as report:
+            summary = run(config, report)
+        print(summary_text(summary))
+    if config.max_failed is not None and summary.failed > config.max_failed:
+        print(f"raymask: {summary.failed:,} images failed, --max-failed is {config.max_failed:,}", file=sys.stderr)
+        return TOO_MANY_FAILED
+    return DONE
+
+
+def plan_text(source: str, plan: Plan) -> str:
+    size = f", {plan.bytes / 1e6:,.1f} MB" if plan.bytes else ""
+    lines = [f"source   {source} ({plan.source_kind}): {plan.listed:,} images{size}"]
+    lines += [f"         left out: {count:,} {ending}" for ending, count in sorted(plan.skipped.items())]
+    if plan.duplicates:
+        lines.append(f"         {plan.duplicates:,} are named twice and would be taken once")
+    lines.append(f"output   {plan.out}: {plan.done:,} images done, {plan.new:,} to add")
+    lines.append(f"model    {plan.model} {plan.model_sha256[:8]}")
+    lines.append(f"to do    {plan.pending:,} images; nothing has been written")
+    return "\n".join(lines)
+
+
+def summary_text(summary: Summary) -> str:
+    """What came out, where it lies, and what to type next."""
+    from raymask.progress import duration_text
+
+    out = summary.out.rstrip("/")
+    rate = f", {summary.processed / summary.segment_s:,.1f} images/s" if summary.processed else ""
+    query = f"SELECT category, count(*) FROM '{out}/instances/*.parquet' GROUP BY 1 ORDER BY 2 DESC"
+    lines = [
+        f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, {summary.failed:,} failed. "
+        f"{summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
+        *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
+        f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
+        f'next     duckdb -c "{query}"',
+        f"         python -c \"import raymask; print(raymask.open('{out}').instances.to_pandas())\"",
+    ]
+    if summary.failed:
+        lines.append(f"         the same command with --retry-failed tries the {summary.failed:,} failed again")
+    return "\n".join(lines)
+
+
+def status(config: StatusConfig) -> int:
+    from raymask.status import status as read
+
+    s = read(config.out)
+    if config.json:
+        print(json.dumps({**dataclasses.asdict(s), "pending": s.pending}, indent=2))
+        return DONE
+    share = f" ({(s.ok + s.failed) / s.images:.1%})" if s.images else ""
+    print(f"images   {s.images:,} listed, {s.ok + s.failed:,} done{share}, {s.pending:,} to do")
+    print(f"done     {s.ok:,} ok, {s.failed:,} failed")
+    for kind, count in s.errors.items():
+        print(f"         {count:>8,} {kind}")
+    if s.published:
+        print(f"tables   published: {s.published_images:,} images, {s.instances:,} instances")
+    else:
+        shown = f"they show {s.published_images:,} images" if s.published_images else "none yet"
+        print(f"tables   not up to date ({shown}); the segment command, run again, finishes and publishes")
+    print(f"model    {s.model} {s.model_sha256[:8]}")
+    print(f"writer   {s.writer or 'none'}")
+    return DONE
+
+
+def clean(config: CleanConfig) -> int:
+    from raymask.clean import clean as delete
+
+    strays = delete(config.out, config.dry_run)
+    for stray in strays:
+        print(f"{stray.name}  {stray.bytes:,} bytes, {stray.reason}")
+    verb = "would be deleted" if config.dry_run else "deleted"
+    print(f"{len(strays):,} files, {sum(s.bytes for s in strays) / 1e6:,.1f} MB {verb}")
+    return DONE
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "segment": (SegmentConfig, segment),
+    "status": (StatusConfig, status),
+    "clean": (CleanConfig, clean),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = build_parser()
+    options = vars(parser.parse_args(arguments))
+    command, debug = options.pop("command"), options.pop("debug")
+    config_class, function = COMMANDS[command]
+    # `ray job stop` and spot notices send SIGTERM: leave the same way as on Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        return function(config_class(**options))
+    except KeyboardInterrupt:
+        out = options.get("out")
+        print("\nraymask: interrupted", file=sys.stderr)
+        if command == "segment":
+            print(f"What is done is kept in {out}; the same command goes on from there.", file=sys.stderr)
+            print(f"`raymask status {out}` tells how far it is.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _say_error(error, debug)
+
+
+def _say_error(error: BaseException, debug: bool) -> int:
+    known = next((e for e in _chain(error) if isinstance(e, RaymaskError)), None)
+    if known is not None:
+        print(f"raymask: {known}", file=sys.stderr)
+    else:
+        last = str(error).strip().splitlines()[-1:] or [""]
+        print(f"raymask: unexpected {type(error).__name__}: {last[0]}", file=sys.stderr)
+        if not debug:
+            print("This is not an error of yours that raymask knows; --debug shows where it happened.", file=sys.stderr)
+    return FAILED
+
+
+def _chain(error: BaseException | None) -> typing.Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="raymask", description="Tables of masks from buckets of images.")
+    parser.add_argument("--version", action="version", version=f"raymask {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (config_class, _) in COMMANDS.items():
+        text = config_class.__doc__ or ""
+        sub = commands.add_parser(name, help=text.strip().splitlines()[0], description=text)
+        add_options(sub, config_class)
+        sub.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> None:
+    """A flag for every field of a config class, in its groups, with its help text and default."""
+    types_of = typing.get_type_hints(config_class)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):
+        about = field.metadata
+        group = groups.setdefault(
+            about["group"], parser.add_argument_group(about["group"]) if about["group"] != "options" else parser
+        )
+        kind = _plain_type(types_of[field.name])
+        help = about["help"].replace("%", "%%")
+        if about["positional"]:
+            group.add_argument(field.name, metavar=field.name.upper(), help=help)
+            continue
+        settings: dict[str, Any] = {"dest": field.name, "help": help}
+        if field.default is dataclasses.MISSING:
+            settings["required"] = True
+        else:
+            settings["default"] = field.default
+        if kind is bool:
+            settings["action"] = "store_true"
+        elif typing.get_origin(kind) is typing.Literal:
+            settings["choices"] = typing.get_args(kind)
+        elif typing.get_origin(kind) is tuple:
+            settings["type"] = lambda text: tuple(part for part in text.split(",") if part)
+            settings["metavar"] = about["metavar"]
+        else:
+            settings["type"] = kind
+            settings["metavar"] = about["metavar"] or kind.__name__.upper()
+        if field.default not in (dataclasses.MISSING, None, False) and "default" not in help:
+            shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            settings["help"] += f"; default: {shown}"
+        group.add_argument(flag(field.name), **settings)
+
+
+def _plain_type(hint: Any) -> Any:
+    """`int | None` -> int: None is what an option is when it is not given."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(FAILED, f"raymask: {message}; see {self.prog} --help\n")
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

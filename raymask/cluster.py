@@ -1,0 +1,101 @@
+"""The Ray cluster a command runs on: connect or start one quietly, and how many workers of what size fit it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+
+from raymask.errors import ConfigError
+
+# Reading, fetching, decoding and writing mostly wait for a store or for room: four such tasks share a core.
+TASK_CPUS = 0.25
+# What model workers on CPUs leave of a node for those tasks.
+WORKER_CPU_SHARE = 0.75
+
+CPU_IMAGES_PER_PART = 32
+GPU_IMAGES_PER_PART = 256
+GPU_WORKER_CPUS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The model workers of a run, and what each is given. images_per_part: default for parts of the journal."""
+
+    min_workers: int
+    max_workers: int
+    worker_cpus: float
+    worker_gpus: float
+    worker_threads: int
+    images_per_part: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.worker_gpus else "cpu"
+
+
+def plan_pool(workers: tuple[int, int] | None) -> Pool:
+    """Workers that fit the connected cluster: `workers` (min, max), or one a GPU, or one a core without GPUs.
+
+    On CPUs one worker a core is faster than one worker with all cores: RoIAlign and NMS use one thread.
+    """
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
+    low, high = workers or (max(1, gpus or int(cpus)),) * 2
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
+    if gpus:
+        if low > gpus:
+            raise ConfigError(f"--workers asks for {low}, the cluster has {gpus} GPUs; one worker takes one GPU")
+        return Pool(
+            min_workers=low,
+            max_workers=min(high, gpus),
+            worker_cpus=min(GPU_WORKER_CPUS, node_cpus / 2),
+            worker_gpus=1.0,
+            worker_threads=max(1, int(cpus / gpus / 2)),
+            images_per_part=GPU_IMAGES_PER_PART,
+        )
+    # Ray counts hundredths and more finely; a share rounded up might not fit any more.
+    share = int(WORKER_CPU_SHARE * min(node_cpus, cpus / low) * 100) / 100
+    return Pool(
+        min_workers=low,
+        max_workers=max(low, min(high, int(cpus))),
+        worker_cpus=max(share, 0.01),
+        worker_gpus=0.0,
+        worker_threads=max(1, int(min(node_cpus, cpus / low))),
+        images_per_part=CPU_IMAGES_PER_PART,
+    )
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray connected: the caller's session, the cluster at RAY_ADDRESS or on this machine, or a local one made here.
+
+    A session begun here ends here. Ray's own log lines and progress bars are turned off meanwhile; raymask says what
+    a person needs to know.
+    """
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.data", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    begun = not ray.is_initialized()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if begun:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if begun:
+            ray.shutdown()

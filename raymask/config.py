@@ -1,0 +1,216 @@
+"""Options of every command: one frozen class each, the single source of CLI flags, job files and Python keywords.
+
+A field's help text, unit and placeholder stand in its metadata, so that no second list has to be kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raymask.errors import ConfigError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "tif", "tiff", "bmp", "gif")
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def option(
+    help: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    metavar: str | None = None,
+    positional: bool = False,
+    group: str = "options",
+) -> Any:
+    """A config field with the text that `--help`, the job file and the reference show for it."""
+    metadata = {"help": help, "metavar": metavar, "positional": positional, "group": group}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig:
+    """Segment images into tables of masks.
+
+    SOURCE is a folder, a file or a glob (local or any fsspec URL such as s3://), a manifest with a `uri` column
+    (Parquet, CSV, JSON Lines), a COCO annotation file, a Parquet table with encoded images in a column, or
+    WebDataset tar shards. Run the same command again to resume, or to add images that are new in the source.
+    """
+
+    source: str = option("images to segment: folder, glob, URL, manifest, COCO JSON, Parquet, tar", positional=True)
+    out: str = option("output folder or URL", metavar="URL", group="what")
+    weights: str | None = option(
+        "model folder, weights file (.pth, .safetensors) or torchvision weights name; default: torchvision's COCO "
+        "weights of --model",
+        default=None,
+        metavar="URL",
+        group="what",
+    )
+    model: str | None = option(
+        "architecture, for weights that do not say it; default: maskrcnn_resnet50_fpn", default=None, group="what"
+    )
+
+    images: str | None = option(
+        "folder of the images that a COCO file or a manifest names relatively; default: that file's own folder",
+        default=None,
+        metavar="URL",
+        group="source",
+    )
+    image_column: str | None = option(
+        "column with the encoded images in a Parquet source; default: the only one that can be",
+        default=None,
+        metavar="NAME",
+        group="source",
+    )
+    extensions: tuple[str, ...] = option(  # noqa: RUF009 - it only makes a dataclass field
+        "file name endings to take from folders and tar shards, comma-separated; 'all' takes every file",
+        default=IMAGE_EXTENSIONS,
+        metavar="LIST",
+        group="source",
+    )
+    max_pixels: int = option(
+        "an image of more pixels fails as too_many_pixels", default=100_000_000, metavar="N", group="source"
+    )
+    max_bytes: int = option(
+        "a file of more bytes fails as too_many_bytes", default=256 * 1024 * 1024, metavar="N", group="source"
+    )
+
+    min_score: float | None = option(
+        "drop detections that score less; default: the model's, mostly 0.05", default=None, group="model"
+    )
+    max_detections: int | None = option(
+        "keep at most this many a picture, best first; default: the model's, mostly 100",
+        default=None,
+        metavar="N",
+        group="model",
+    )
+    nms: float | None = option(
+        "box IoU above which the weaker detection of a category is dropped; default: the model's, mostly 0.5",
+        default=None,
+        metavar="IOU",
+        group="model",
+    )
+    mask_threshold: float | None = option(
+        "probability above which a pixel belongs to the mask; default: the model's, mostly 0.5",
+        default=None,
+        metavar="P",
+        group="model",
+    )
+    proposals: int | None = option(
+        "region proposals a picture; default: the model's, mostly 1000", default=None, metavar="N", group="model"
+    )
+    min_size: int | None = option(
+        "resize the shorter side to this many pixels; default: the model's, mostly 800",
+        default=None,
+        metavar="PX",
+        group="model",
+    )
+    max_size: int | None = option(
+        "but the longer side to no more than this; default: the model's, mostly 1333",
+        default=None,
+        metavar="PX",
+        group="model",
+    )
+    precision: Precision = option(
+        "arithmetic of the network; auto takes bf16 where the device has instructions for it",
+        default="auto",
+        group="speed",
+    )
+    batch_size: int | None = option(
+        "images a forward pass; default: 1 on a CPU, 8 on a GPU", default=None, metavar="N", group="speed"
+    )
+    workers: str | None = option(
+        "model workers: N or MIN:MAX; default: one a GPU, or one a CPU core where the cluster has no GPU",
+        default=None,
+        metavar="N[:MAX]",
+        group="speed",
+    )
+
+    images_per_part: int | None = option(
+        "images a part of the journal, the most a kill can cost a worker; default: 32 on a CPU, 256 on a GPU",
+        default=None,
+        metavar="N",
+        group="output",
+    )
+    images_per_file: int = option(
+        "images a published Parquet file; fixed when the output is made", default=20_000, metavar="N", group="output"
+    )
+    retry_failed: bool = option("process again the images that failed", default=False, group="output")
+    max_failed: int | None = option(
+        "exit with code 2 if more images than this have failed; default: no limit",
+        default=None,
+        metavar="N",
+        group="output",
+    )
+    dry_run: bool = option("say what would be done, and do nothing", default=False, group="output")
+    quiet: bool = option("print nothing but errors", default=False, group="output")
+
+    def __post_init__(self) -> None:
+        _require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
+        _require(bool(self.out), "--out is empty; name a folder or a URL for the tables")
+        for name in ("min_score", "nms", "mask_threshold"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
+        for name in (
+            "max_pixels",
+            "max_bytes",
+            "max_detections",
+            "proposals",
+            "min_size",
+            "max_size",
+            "batch_size",
+            "images_per_part",
+            "images_per_file",
+        ):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+        if self.min_size is not None and self.max_size is not None:
+            _require(self.min_size <= self.max_size, f"--min-size {self.min_size} is above --max-size {self.max_size}")
+        _require(
+            self.precision in ("auto", "fp32", "bf16"),
+            f"--precision is {self.precision!r}; auto, fp32 or bf16 is meant",
+        )
+        _require(self.max_failed is None or self.max_failed >= 0, "--max-failed cannot be negative")
+        _require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
+        self.worker_range()
+
+    def worker_range(self) -> tuple[int, int] | None:
+        """`--workers` as (min, max); None when it is left to the cluster."""
+        if self.workers is None:
+            return None
+        low, colon, high = str(self.workers).partition(":")
+        try:
+            bounds = int(low), int(high if colon else low)
+        except ValueError:
+            raise ConfigError(
+                f"--workers is {self.workers!r}; a number or MIN:MAX is meant, such as 4 or 2:8"
+            ) from None
+        _require(1 <= bounds[0] <= bounds[1], f"--workers is {self.workers!r}; 1 <= MIN <= MAX is meant")
+        return bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """Say how far an output is: images listed, done, failed, published, and who writes it now."""
+
+    out: str = option("output folder or URL", positional=True)
+    json: bool = option("print JSON", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Delete files in an output that no table and no resume needs: left by killed runs or overtaken by retries."""
+
+    out: str = option("output folder or URL", positional=True)
+    dry_run: bool = option("list the files, and delete nothing", default=False)
+
+
+def flag(name: str) -> str:
+    """The CLI flag of a config field: `min_score` -> `--min-score`."""
+    return "--" + name.replace("_", "-")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

@@ -1,0 +1,420 @@
+"""Soft masks to COCO run-length encoding (RLE), without ever drawing them into an image; and RLE to pixels and back.
+
+A detector gives each object a box and a small soft mask, M x M probabilities (He et al. 2017, section 3: M = 28). The
+usual way to the object's pixels is to stretch that mask over its box in a float32 frame of the image's size, compare
+with a threshold and count runs: 33 MB a mask in a 4K image. Here each column of the box is interpolated by itself, and
+only where it crosses the threshold is anything written down:
+
+    soft mask, box -> toggles (pixels that differ from the one before, column by column) -> runs -> text
+
+An RLE is `{"size": [height, width], "counts": text}`. Its runs alternate between outside and inside, outside first, in
+column-major order: pixel (y, x) is number x * height + y. The text is COCO's: each run less the one two before it (from
+the fourth run on), as a signed number in chunks of five bits, least first, a sixth bit set while more follow, plus 48.
+https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numba import njit
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+MAX_PIXELS = 2**32 - 1  # pycocotools counts pixels in 32 bits
+MAX_CHUNKS = 7  # of five bits, enough for the difference of two runs
+MAX_COORDINATE = 2.0**60  # beyond any image; sums and differences still fit int64
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Numba's `njit` without fastmath, which would change the very roundings that have to be kept."""
+    try:
+        return njit(cache=True, nogil=True)(function)  # type: ignore[return-value]  # called like the function it wraps
+    except RuntimeError:  # nowhere to keep the machine code, as in a read-only container: compile it in every process
+        return njit(nogil=True)(function)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedMasks:
+    """N masks of one image.
+
+    counts: N texts, each the `counts` of a compressed COCO RLE whose `size` is the image's [height, width].
+    areas: N int64, pixels inside each mask.
+    """
+
+    counts: list[str]
+    areas: NDArray[np.int64]
+
+
+def encode_soft_masks(
+    soft_masks: NDArray[np.float32],
+    boxes_xyxy: NDArray[np.float32],
+    size_hw: tuple[int, int],
+    threshold: float = 0.5,
+) -> EncodedMasks:
+    """The pixels of an image at which each soft mask, stretched over its box, is above the threshold.
+
+    soft_masks: N x M x M float32 in [0, 1], rows from the top of the box. NaN is not above any threshold.
+    boxes_xyxy: N x 4 float32, (x_min, y_min, x_max, y_max) in pixels of the image; may reach out of it.
+    size_hw: (height, width) of the image in pixels. threshold: taken as float32.
+    N = 0 gives no masks. A box that lies outside the image, is narrower or lower than nothing, or has a coordinate
+    that is not finite gives a mask without pixels.
+
+    Equal, byte for byte, to torchvision's `paste_masks_in_image(soft_masks[:, None], boxes, size_hw) > threshold` in
+    float32 on a CPU with fused multiply-add, encoded by pycocotools. Elsewhere a pixel whose value is within a few
+    roundings of the threshold may fall on the other side. Takes memory for the result, not for the image.
+
+    Raises ValueError if the shapes do not fit together or the image has no pixels or more than 2**32 - 1.
+    """
+    height, width = _checked_size(size_hw)
+    count, side = len(soft_masks), soft_masks.shape[-1]
+    if soft_masks.shape != (count, side, side) or side == 0 or boxes_xyxy.shape != (count, 4):
+        shapes = f"{soft_masks.shape} and {boxes_xyxy.shape}"
+        raise ValueError(f"soft_masks and boxes_xyxy have shapes {shapes}; wanted (N, M, M) and (N, 4)")
+    # One pixel of zeros around each mask, and one more behind, so that every source pixel has a next one. Transposed:
+    # the rows of `columns[i]` are what is interpolated between from one output column to the next.
+    columns = np.zeros((count, side + 3, side + 3), np.float32)
+    columns[:, 1 : side + 1, 1 : side + 1] = soft_masks.transpose(0, 2, 1)
+    boxes = _grown(boxes_xyxy, (side + 2) / side)
+    text, bounds, areas = _encode_all(columns, boxes, height, width, np.float32(threshold))
+    letters = text.tobytes().decode("ascii")
+    return EncodedMasks([letters[start:end] for start, end in pairwise(bounds.tolist())], areas)
+
+
+def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """The RLE of a mask, as `pycocotools.mask.encode` gives it but with `counts` as str.
+
+    mask: H x W bool. Raises ValueError if it has another shape or dtype, or no pixels.
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ValueError(f"mask has shape {mask.shape} and dtype {mask.dtype}; wanted H x W bool")
+    height, width = _checked_size(mask.shape)
+    pixels = mask.ravel(order="F")
+    toggles = np.flatnonzero(np.diff(pixels, prepend=False))
+    text, length, _ = _append_runs(np.empty(0, np.uint8), 0, toggles, height * width)
+    return {"size": [height, width], "counts": text[:length].tobytes().decode("ascii")}
+
+
+def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The pixels of a mask: H x W bool, column-major in memory.
+
+    rle: `size` as a list, tuple or array [height, width], `counts` as str or bytes.
+    Raises ValueError as `validate_rle` does.
+    """
+    height, width, runs = _parsed(rle.get("size"), rle.get("counts"))
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def area(rle: Mapping[str, Any]) -> int:
+    """The number of pixels inside a mask. Takes and raises what `decode` does."""
+    _, _, runs = _parsed(rle.get("size"), rle.get("counts"))
+    return int(runs[1::2].sum())
+
+
+def validate_rle(size: Any, counts: Any) -> None:
+    """Raise ValueError, saying why, unless this is a well-formed compressed RLE.
+
+    size: [height, width], two integers above 0 whose product is at most 2**32 - 1.
+    counts: str or bytes as described at the head of this file. Its runs are 0 or more and add up to height x width;
+    no number is cut short, and none is longer than need be.
+    pycocotools checks none of this and may take the process down: call this first for any RLE from elsewhere.
+    """
+    _parsed(size, counts)
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size is {size!r}; wanted two integers, [height, width]") from None
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"size is {height} x {width}; wanted sides of at least 1 and at most {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _parsed(size: Any, counts: Any) -> tuple[int, int, NDArray[np.int64]]:
+    height, width = _checked_size(size)
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f"counts is of type {type(counts).__name__}; wanted the str or bytes of a compressed RLE")
+    # As UTF-8 all that is not ASCII is bytes of 128 and above, which are illegal like any other.
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+    runs, problem, read = _parse_runs(np.frombuffer(text, np.uint8), height * width)
+    if problem != FINE:
+        where = f"after {read} of {len(text)} characters"
+        raise ValueError(f"counts of a {height} x {width} mask: {PROBLEMS[problem]} {where}")
+    return height, width, runs
+
+
+def _grown(boxes_xyxy: NDArray[np.float32], scale: float) -> NDArray[np.int64]:
+    """Boxes scaled about their centres and cut to whole pixels, the last ones included: N x 4 int64.
+
+    In float32 and in this order, as torchvision's `expand_boxes`. A box that is not finite becomes one of no pixels.
+    """
+    boxes = boxes_xyxy.astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centres = (boxes[:, 2:] + boxes[:, :2]) * HALF
+        halves = (boxes[:, 2:] - boxes[:, :2]) * HALF * np.float32(scale)
+        grown = np.hstack([centres - halves, centres + halves])
+    grown[~np.isfinite(grown).all(axis=1)] = 0, 0, -1, -1
+    return grown.clip(-MAX_COORDINATE, MAX_COORDINATE).astype(np.int64)
+
+
+# Compiled from here on.
+
+
+def _emit_fma(context, a, b, c):  # type: ignore[no-untyped-def]  # numba's protocol: types in, signature and code out
+    return a(a, b, c), lambda context, builder, signature, args: builder.fma(*args)
+
+
+# fma(a, b, c) = a * b + c, rounded once. One instruction; on a CPU that has none, a call that gives the same.
+_fma: Callable[[np.float32, np.float32, np.float32], np.float32] = intrinsic(_emit_fma)  # type: ignore[assignment]
+
+
+class _Axis(NamedTuple):
+    """How source pixels are stretched along one axis: output pixel i lies in cell `cells[i]`, between the source pixel
+    of that number and the next, whose weights are `near[i]` and `far[i]`. Cell c ends before output pixel `stops[c]`.
+    """
+
+    cells: NDArray[np.int64]
+    near: NDArray[np.float32]
+    far: NDArray[np.float32]
+    stops: NDArray[np.int64]
+
+
+class _Column(NamedTuple):
+    """One output column, its weights, the source columns on its two sides and their values interpolated to it."""
+
+    near_weight: np.float32
+    far_weight: np.float32
+    near: NDArray[np.float32]
+    far: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+
+@compiled
+def _encode_all(
+    sources: NDArray[np.float32], boxes: NDArray[np.int64], height: int, width: int, threshold: np.float32
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The text of all masks; where in it each begins, and the last ends; their areas."""
+    bounds = np.zeros(len(sources) + 1, np.int64)
+    areas = np.empty(len(sources), np.int64)
+    text, length = np.empty(4096, np.uint8), 0
+    toggles = np.empty(4096, np.int64)
+    for i in range(len(sources)):
+        toggles, used = _find_toggles(sources[i], boxes[i], height, width, threshold, toggles)
+        text, length, areas[i] = _append_runs(text, length, toggles[:used], height * width)
+        bounds[i + 1] = length
+    return text[:length], bounds, areas
+
+
+@compiled
+def _find_toggles(
+    source: NDArray[np.float32],
+    box: NDArray[np.int64],
+    height: int,
+    width: int,
+    threshold: np.float32,
+    toggles: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], int]:
+    """The pixels at which one mask changes sides, in `toggles` or a larger copy of it, and how many they are."""
+    x_min, y_min, x_max, y_max = box
+    box_width, box_height = max(x_max - x_min + 1, 1), max(y_max - y_min + 1, 1)
+    x_start, x_stop = max(x_min, 0), min(x_max + 1, width)
+    y_start, y_stop = max(y_min, 0), min(y_max + 1, height)
+    used = 0
+    if x_start >= x_stop or y_start >= y_stop:
+        return toggles, used
+    small = box_width + box_height <= SMALL
+    xs = _stretch(len(source) - 1, box_width, x_start - x_min, x_stop - x_min, small)
+    ys = _stretch(len(source) - 1, box_height, y_start - y_min, y_stop - y_min, small)
+    margin = max(np.abs(source).max(), ONE) * MARGIN
+    values = np.empty(len(source), np.float32)
+    for i in range(x_stop - x_start):
+        column = _Column(xs.near[i], xs.far[i], source[xs.cells[i]], source[xs.cells[i] + 1], values)
+        for j in range(len(values)):
+            values[j] = _mix(column.near[j], column.near_weight, column.far[j], column.far_weight)
+        top = (x_start + i) * height + y_start
+        toggles = _with_room(toggles, used + y_stop - y_start + 1)
+        used = _walk_down(column, ys, small, threshold, margin, top, toggles, used)
+    return toggles, used
+
+
+@compiled
+def _walk_down(
+    column: _Column,
+    ys: _Axis,
+    small: bool,
+    threshold: np.float32,
+    margin: np.float32,
+    top: int,
+    toggles: NDArray[np.int64],
+    used: int,
+) -> int:
+    """Add the toggles of one column of a box, the first pixel of which is `top`; how many there are now."""
+    surely_in, surely_out = threshold + margin, threshold - margin
+    inside, y = False, 0
+    while y < len(ys.cells):
+        cell = ys.cells[y]
+        stop = ys.stops[cell]
+        above, below = column.values[cell], column.values[cell + 1]
+        # A cell is linear from one end to the other, so where both are well on one side, all its pixels are. NaN is
+        # on neither.
+        all_in = above > surely_in and below > surely_in
+        all_out = above < surely_out and below < surely_out
+        if all_in or all_out:
+            if all_in != inside:
+                used = _toggle(toggles, used, top + y)
+                inside = all_in
+            y = stop
+        while y < stop:
+            if small:
+                value = _mix_four(column, cell, ys.near[y], ys.far[y])
+            else:
+                value = _mix(above, ys.near[y], below, ys.far[y])
+            if (value > threshold) != inside:
+                used = _toggle(toggles, used, top + y)
+                inside = not inside
+            y += 1
+    if inside:
+        used = _toggle(toggles, used, top + y)
+    return used
+
+
+@compiled
+def _toggle(toggles: NDArray[np.int64], used: int, pixel: int) -> int:
+    """Change sides at a pixel. Twice at the same one is not at all: so a run goes on from one column to the next."""
+    if used > 0 and toggles[used - 1] == pixel:
+        return used - 1
+    toggles[used] = pixel
+    return used + 1
+
+
+# Bilinear interpolation, `align_corners=False`, with the roundings of torch's CPU kernels, which decide the pixels
+# closest to the threshold. For outputs of height + width <= 128 torch sums the four source pixels, each times the
+# product of its two weights; in larger ones it mixes along the rows, then down the columns
+# (`_use_vectorized_kernel_cond_2d` in aten/src/ATen/native/cpu/UpSampleKernel.cpp). Its compiler makes of
+# a * b + c * d the product c * d and a fused multiply-add, and in the kernel for small outputs fuses the source
+# position too. The number of threads changes nothing.
+SMALL = 128
+# More than all these roundings add up to, some ten of 2**-24 each, for values up to 1.
+MARGIN = np.float32(2.0**-20)
+
+
+@compiled
+def _stretch(sources: int, size: int, start: int, stop: int, small: bool) -> _Axis:
+    """Output pixels start to stop of an axis along which `sources` pixels are stretched to `size`."""
+    scale = np.float32(sources) / np.float32(size)
+    cells = np.empty(stop - start, np.int64)
+    near, far = np.empty(stop - start, np.float32), np.empty(stop - start, np.float32)
+    for i in range(stop - start):
+        centre = np.float32(start + i) + HALF
+        position = max(_fma(scale, centre, -HALF) if small else scale * centre - HALF, ZERO)
+        cells[i] = min(int(position), sources - 1)
+        far[i] = position - np.float32(cells[i])
+        near[i] = ONE - far[i]
+    return _Axis(cells, near, far, np.searchsorted(cells, np.arange(sources), side="right"))
+
+
+@compiled
+def _mix(near: np.float32, near_weight: np.float32, far: np.float32, far_weight: np.float32) -> np.float32:
+    return _fma(near, near_weight, far * far_weight)
+
+
+@compiled
+def _mix_four(column: _Column, cell: int, near_weight: np.float32, far_weight: np.float32) -> np.float32:
+    left, right, left_weight, right_weight = column.near, column.far, column.near_weight, column.far_weight
+    value = _mix(left[cell], left_weight * near_weight, right[cell], right_weight * near_weight)
+    value = _fma(left[cell + 1], left_weight * far_weight, value)
+    return _fma(right[cell + 1], right_weight * far_weight, value)
+
+
+@compiled
+def _append_runs(
+    text: NDArray[np.uint8], length: int, toggles: NDArray[np.int64], pixels: int
+) -> tuple[NDArray[np.uint8], int, int]:
+    """Write one mask behind the first `length` characters of `text` or a larger copy; the new length; its area."""
+    # The last run ends with the image, whether or not the mask changes sides there.
+    last = len(toggles) - 1 if len(toggles) > 0 and toggles[-1] == pixels else len(toggles)
+    text = _with_room(text, length + MAX_CHUNKS * (last + 1))
+    area, end, run, previous = 0, 0, 0, 0
+    for i in range(last + 1):
+        start, end = end, (toggles[i] if i < last else pixels)
+        before_previous, previous, run = previous, run, end - start
+        if i % 2 == 1:
+            area += run
+        number = run - before_previous if i > 2 else run
+        more = True
+        while more:
+            chunk = number & 31
+            number >>= 5
+            more = number != (-1 if chunk & 16 else 0)
+            text[length] = 48 + chunk + (32 if more else 0)
+            length += 1
+    return text, length, area
+
+
+@compiled
+def _with_room(array: NDArray[Any], needed: int) -> NDArray[Any]:
+    """The array, or a copy that is at least twice as long, so that growing costs no more than filling."""
+    if needed <= len(array):
+        return array
+    larger = np.empty(max(needed, 2 * len(array)), array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+FINE, ILLEGAL, CUT_SHORT, TOO_LONG, NEGATIVE, TOO_MANY, TOO_FEW = range(7)
+PROBLEMS = {
+    ILLEGAL: "an illegal character",
+    CUT_SHORT: "a number cut short",
+    TOO_LONG: "a number longer than need be",
+    NEGATIVE: "a run below 0",
+    TOO_MANY: "more pixels than the mask",
+    TOO_FEW: "fewer pixels than the mask",
+}
+
+
+@compiled
+def _parse_runs(text: NDArray[np.uint8], pixels: int) -> tuple[NDArray[np.int64], int, int]:
+    """The runs up to the first problem; that problem, or FINE; the number of characters read by then."""
+    runs = np.empty(len(text), np.int64)
+    used, read, missing = 0, 0, np.int64(pixels)
+    while read < len(text):
+        number, shift = np.int64(0), 0
+        while True:
+            if read == len(text):
+                return runs, CUT_SHORT, read
+            chunk = np.int64(text[read]) - 48
+            if chunk < 0 or chunk > 63:
+                return runs, ILLEGAL, read
+            if shift == 5 * MAX_CHUNKS:
+                return runs, TOO_LONG, read
+            number |= (chunk & 31) << shift
+            shift += 5
+            read += 1
+            if chunk < 32:
+                break
+        if chunk & 16:
+            number -= 1 << shift
+        # Without its last chunk it would be the same number: the sign shows in the chunk before.
+        if shift > 5 and -(1 << (shift - 6)) <= number < 1 << (shift - 6):
+            return runs, TOO_LONG, read
+        run = number + runs[used - 2] if used > 2 else number
+        if run < 0:
+            return runs, NEGATIVE, read
+        if run > missing:
+            return runs, TOO_MANY, read
+        runs[used] = run
+        used += 1
+        missing -= run
+    return runs[:used], TOO_FEW if missing > 0 else FINE, read

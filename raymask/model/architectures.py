@@ -1,0 +1,125 @@
+"""Architectures by name: torchvision's Mask R-CNN over every backbone that torchvision has a feature pyramid for.
+
+`ARCHITECTURES[name](num_classes, **parameters, **kwargs)` returns a `MaskRCNN`; kwargs go to its constructor
+(sizes, thresholds). He et al. 2017, Lin et al. 2017 (FPN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from raymask.errors import ConfigError
+from raymask.model.spec import ModelSpec
+
+DEFAULT_ARCHITECTURE = "maskrcnn_resnet50_fpn"
+
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+
+
+def _norm(norm: str, eps: float) -> Callable[..., nn.Module]:
+    layers: dict[str, Callable[..., nn.Module]] = {
+        "batch_norm": nn.BatchNorm2d,
+        "frozen_batch_norm": FrozenBatchNorm2d,
+    }
+    if norm not in layers:
+        raise ConfigError(f"norm is {norm!r}; one of {', '.join(layers)} is meant")
+    return partial(layers[norm], eps=eps)
+
+
+def _resnet(
+    backbone: str, num_classes: int, norm: str = "batch_norm", norm_eps: float = 1e-5, **kwargs: Any
+) -> MaskRCNN:
+    body = resnet_fpn_backbone(
+        backbone_name=backbone, weights=None, norm_layer=_norm(norm, norm_eps), trainable_layers=5
+    )
+    return MaskRCNN(body, num_classes, **kwargs)
+
+
+def _mobilenet(
+    backbone: str, num_classes: int, norm: str = "batch_norm", norm_eps: float = 1e-5, **kwargs: Any
+) -> MaskRCNN:
+    body = mobilenet_backbone(
+        backbone_name=backbone, weights=None, fpn=True, norm_layer=_norm(norm, norm_eps), trainable_layers=6
+    )
+    # Three levels of every size, as torchvision's detectors on MobileNet have them: the pyramid starts at stride 16.
+    levels = 3
+    anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * levels, ((0.5, 1.0, 2.0),) * levels)
+    return MaskRCNN(body, num_classes, rpn_anchor_generator=anchors, **kwargs)
+
+
+def _resnet50_v2(num_classes: int, **kwargs: Any) -> MaskRCNN:
+    return maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
+
+
+def _resnet10(num_classes: int, fpn_channels: int = 64, **kwargs: Any) -> MaskRCNN:
+    """Four basic blocks and a narrow pyramid: small enough to train on two CPU cores in minutes."""
+    body = ResNet(BasicBlock, [1, 1, 1, 1])
+    layers = {f"layer{i + 1}": str(i) for i in range(4)}
+    pyramid = BackboneWithFPN(body, layers, [64, 128, 256, 512], fpn_channels, extra_blocks=LastLevelMaxPool())
+    anchors = AnchorGenerator(((16,), (32,), (64,), (128,), (256,)), ((0.5, 1.0, 2.0),) * 5)
+    return MaskRCNN(pyramid, num_classes, rpn_anchor_generator=anchors, **kwargs)
+
+
+ARCHITECTURES: dict[str, Callable[..., MaskRCNN]] = {
+    **{f"maskrcnn_{name}_fpn": partial(_resnet, name) for name in RESNETS},
+    **{f"maskrcnn_{name}_fpn": partial(_mobilenet, name) for name in MOBILENETS},
+    "maskrcnn_resnet50_fpn_v2": _resnet50_v2,
+    "maskrcnn_resnet10_fpn": _resnet10,
+}
+
+
+def build(spec: ModelSpec) -> MaskRCNN:
+    """The network of `spec` in evaluation mode, its weights random; ConfigError for an unknown architecture."""
+    t = spec.thresholds
+    try:
+        network = builder(spec.architecture)(
+            spec.num_classes,
+            **spec.parameters,
+            min_size=spec.min_size,
+            max_size=spec.max_size,
+            image_mean=list(spec.image_mean),
+            image_std=list(spec.image_std),
+            rpn_pre_nms_top_n_test=t.proposals,
+            rpn_post_nms_top_n_test=t.proposals,
+            box_score_thresh=t.min_score,
+            box_nms_thresh=t.nms,
+            box_detections_per_img=t.max_detections,
+        )
+    except TypeError as error:
+        raise ConfigError(f"architecture {spec.architecture} does not take {dict(spec.parameters)}: {error}") from error
+    return network.eval()
+
+
+def build_empty(spec: ModelSpec) -> MaskRCNN:
+    """The network without memory for its weights, on the meta device: names and shapes only."""
+    with torch.device("meta"):
+        return build(spec)
+
+
+def builder(architecture: str) -> Callable[..., MaskRCNN]:
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"unknown model {architecture!r}; known are: {', '.join(sorted(ARCHITECTURES))}")
+    return ARCHITECTURES[architecture]

@@ -1,0 +1,196 @@
+"""From uint8 pixels to boxes, categories, scores and RLE masks, on one device, without Ray.
+
+Shapes: an image is H x W x 3 uint8 RGB; inside, B x 3 x h x w float, h and w multiples of 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import resize_boxes
+
+from raymask.errors import ErrorKind, Failure
+from raymask.masks import EncodedMasks, encode_soft_masks
+from raymask.model.architectures import build
+from raymask.model.spec import Category, ModelSpec
+from raymask.model.weights import Model, load_model
+
+SIZE_DIVISOR = 32  # stride of the coarsest pyramid level that the backbone computes
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects of one image, best first.
+
+    boxes_xyxy: N x 4 float32, pixels of the image as it was given. labels: N int64, 1 .. number of categories.
+    scores: N float32 in [0, 1]. masks: N RLEs of `size_hw` = (height, width). N = 0 where nothing was found.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    masks: EncodedMasks
+    size_hw: tuple[int, int]
+
+
+class Predictor:
+    """A Mask R-CNN on one device.
+
+    >>> predictor = Predictor("model/", min_score=0.5)
+    >>> [found] = predictor([pixels])            # pixels: H x W x 3 uint8 RGB
+    >>> found.boxes_xyxy, found.masks.counts
+
+    In fp32 with images of one, boxes, scores and masks are those of torchvision's own model, the masks pixel for
+    pixel; they are made from the 28 x 28 soft masks without ever being pasted into an image (He et al. 2017).
+    """
+
+    def __init__(
+        self,
+        model: Model | str | None = None,
+        *,
+        device: str | torch.device | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        batch_size: int | None = None,
+        min_score: float | None = None,
+        nms: float | None = None,
+        max_detections: int | None = None,
+        proposals: int | None = None,
+        mask_threshold: float | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+    ) -> None:
+        """model: a loaded model, or what `raymask.model.load_model` takes. Other options: as of `raymask segment`."""
+        loaded = model if isinstance(model, Model) else load_model(model)
+        self.spec: ModelSpec = loaded.spec.with_options(
+            min_score=min_score,
+            nms=nms,
+            max_detections=max_detections,
+            proposals=proposals,
+            mask_threshold=mask_threshold,
+            min_size=min_size,
+            max_size=max_size,
+        )
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = resolve_precision(precision, self.device)
+        self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
+        network = build(self.spec)
+        # Counts of training batches may be missing; nothing in evaluation reads them.
+        network.load_state_dict(dict(loaded.weights), strict=False)
+        self._network = network.to(self.device).requires_grad_(False)
+        mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
+        self._mean, self._std = mean[:, None, None], std[:, None, None]
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.spec.categories
+
+    def category(self, label: int) -> Category:
+        """The category of a label of `Detections.labels`."""
+        return self.spec.categories[label - 1]
+
+    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections | Failure]:
+        """The detections of each image, in order; a Failure for one that does not fit the device's memory alone.
+
+        Images are grouped so that a batch needs little padding; [] gives [].
+        """
+        results: list[Detections | Failure | None] = [None] * len(images)
+        for group in self._groups(images):
+            for index, result in zip(group, self._predict([images[i] for i in group]), strict=True):
+                results[index] = result
+        return [r for r in results if r is not None]
+
+    def _groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[list[int]]:
+        """Indices of images of the same padded shape, `batch_size` at a time."""
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(images):
+            shapes.setdefault(_padded(self._resized_hw(image.shape[0], image.shape[1])), []).append(index)
+        for indices in shapes.values():
+            for start in range(0, len(indices), self.batch_size):
+                yield indices[start : start + self.batch_size]
+
+    def _predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
+        try:
+            return list(self._forward(images))
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+        if len(images) == 1:
+            height, width = images[0].shape[:2]
+            return [Failure(ErrorKind.OUT_OF_MEMORY, f"{height} x {width} does not fit {self.device}: {reason}"[:200])]
+        half = len(images) // 2
+        return self._predict(images[:half]) + self._predict(images[half:])
+
+    @torch.inference_mode()
+    def _forward(self, images: list[NDArray[np.uint8]]) -> list[Detections]:
+        network, bf16 = self._network, self.precision == "bf16"
+        batch, sizes_hw = self._preprocess(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            features = network.backbone(batch.tensors)
+            proposals, _ = network.rpn(batch, features)
+            outputs, _ = network.roi_heads(features, proposals, batch.image_sizes)
+        return [
+            self._detections(output, inner_hw, image.shape[:2])
+            for output, inner_hw, image in zip(outputs, sizes_hw, images, strict=True)
+        ]
+
+    def _preprocess(self, images: list[NDArray[np.uint8]]) -> tuple[ImageList, list[tuple[int, int]]]:
+        """Normalised, resized and padded: B x 3 x h x w float32, and the (height, width) in it of each image."""
+        resized = []
+        for image in images:
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+            values = (pixels.permute(2, 0, 1).float().div(255) - self._mean) / self._std
+            size_hw = self._resized_hw(image.shape[0], image.shape[1])
+            scaled = functional.interpolate(values[None], size=size_hw, mode="bilinear", align_corners=False)
+            resized.append(scaled[0])
+        sizes_hw = [(int(r.shape[1]), int(r.shape[2])) for r in resized]
+        height, width = _padded((max(h for h, _ in sizes_hw), max(w for _, w in sizes_hw)))
+        batch = resized[0].new_zeros((len(images), 3, height, width))
+        for slot, values in zip(batch, resized, strict=True):
+            slot[:, : values.shape[1], : values.shape[2]].copy_(values)
+        return ImageList(batch, sizes_hw), sizes_hw
+
+    def _resized_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Size inside the network: the shorter side `min_size`, the longer at most `max_size`, none below 1 pixel."""
+        short, long = min(height, width), max(height, width)
+        scale = min(self.spec.min_size / short, self.spec.max_size / long)
+        return max(1, int(height * scale)), max(1, int(width * scale))
+
+    def _detections(self, output: dict[str, Tensor], inner_hw: tuple[int, int], size_hw: tuple[int, ...]) -> Detections:
+        height, width = size_hw
+        boxes = resize_boxes(output["boxes"].float(), list(inner_hw), [height, width]).cpu().numpy()
+        soft_masks = output["masks"][:, 0].float().cpu().numpy()
+        return Detections(
+            boxes_xyxy=boxes,
+            labels=output["labels"].cpu().numpy(),
+            scores=output["scores"].float().cpu().numpy(),
+            masks=encode_soft_masks(soft_masks, boxes, (height, width), self.spec.thresholds.mask_threshold),
+            size_hw=(height, width),
+        )
+
+
+def _padded(size_hw: tuple[int, int]) -> tuple[int, int]:
+    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in size_hw)
+    return height, width
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the device computes in it: CUDA from compute capability 8, CPUs with AMX or AVX-512 bf16."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if _cpu_has_bf16() else "fp32"
+    return "bf16" if precision == "bf16" else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,446 @@
+"""The path of an image, from its source to the two tables:
+
+    sources -> fetch -> decode -> predict -> encode (RLE) -> tables -> journal -> publish
+
+`segment` reads top to bottom as the run does. Each step is a plain function in a module of its own; only this file
+knows that Ray Data carries rows from one to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+import raymask
+from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
+from raymask.config import SegmentConfig
+from raymask.decode import decode
+from raymask.errors import ConfigError, Failure, OutputError
+from raymask.fetch import Fetched, Place, fetch
+from raymask.journal import (
+    Lease,
+    Manifest,
+    NewRows,
+    Run,
+    create_run,
+    journal_folder,
+    read_chunk,
+    read_outcomes,
+    read_run,
+    scan_parts,
+    write_part,
+)
+from raymask.journal.manifest import CHUNK_ROWS, SeenIds, check_user_columns
+from raymask.journal.run import check_same
+from raymask.model import Model, Predictor, load_model
+from raymask.progress import Reporter, Silent
+from raymask.publish import publish
+from raymask.published import Published
+from raymask.sources import Source, open_source
+from raymask.storage import Folder, absolute
+from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
+
+MIN_TASK_ROWS = 32  # images that one fetch-and-decode task handles at the least
+MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
+BLOCK_BYTES = 32 * 1024 * 1024  # decoded pixels that travel together
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. images, ok, failed, errors and instances are of the whole output, processed of this run."""
+
+    out: str
+    images: int
+    ok: int
+    failed: int
+    errors: Mapping[str, int]
+    instances: int
+    processed: int
+    elapsed_s: float
+    segment_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. new: images of the source that the output does not have; pending: all that are to do."""
+
+    out: str
+    source_kind: str
+    listed: int
+    new: int
+    duplicates: int
+    skipped: Mapping[str, int]
+    bytes: int | None
+    done: int
+    pending: int
+    model: str
+    model_sha256: str
+
+
+def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
+    """Segment every image of the source that the output does not have yet, then publish the tables."""
+    report = report or Silent()
+    started_s = time.monotonic()
+    model = load_model(config.weights, config.model)
+    run = run_of(config, model)
+    folder = journal_folder(config.out)
+    with ray_session(), _written_by_us(config.out, folder):
+        manifest = add_listing(config, run, report)
+        index = scan_parts(folder, manifest.rows)
+        wanted = ~index.done
+        if config.retry_failed:
+            wanted |= read_outcomes(folder, index).failed
+        attempt = index.attempt + 1 if config.retry_failed else 0
+        segmenting_s = time.monotonic()
+        processed = process(config, model, manifest, wanted, attempt, report)
+        segment_s = time.monotonic() - segmenting_s
+        published = publish(config.out, run, manifest)
+    return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
+
+
+def plan(config: SegmentConfig) -> Plan:
+    """What `segment` would do with the same options; nothing is written."""
+    model = load_model(config.weights, config.model)
+    run = run_of(config, model)
+    there = read_run(config.out)
+    if there is not None:
+        check_same(config.out, there, run)
+    manifest = Manifest.read(journal_folder(config.out))
+    index = scan_parts(manifest.folder, manifest.rows)
+    source = open_source(config)
+    rows = NewRows(manifest.rows, manifest.seen_ids())
+    for _ in rows.of(source.batches):
+        pass
+    done = int(index.done.sum())
+    retried = int(read_outcomes(manifest.folder, index).failed.sum()) if config.retry_failed else 0
+    return Plan(
+        out=config.out,
+        source_kind=source.kind,
+        listed=rows.listed,
+        new=rows.new,
+        duplicates=rows.duplicates,
+        skipped=source.skipped,
+        bytes=rows.bytes,
+        done=done,
+        pending=manifest.rows - done + rows.new + retried,
+        model=model.spec.architecture,
+        model_sha256=model.sha256,
+    )
+
+
+def run_of(config: SegmentConfig, model: Model) -> Run:
+    """What identifies the rows that this model makes under these options."""
+    spec = model.spec.with_options(**_model_options(config))
+    return Run(
+        model=spec.architecture,
+        model_sha256=model.sha256,
+        categories=tuple((c.id, c.name) for c in spec.categories),
+        thresholds={**dataclasses.asdict(spec.thresholds), "min_size": spec.min_size, "max_size": spec.max_size},
+        images_per_file=config.images_per_file,
+        raymask_version=raymask.__version__,
+    )
+
+
+def add_listing(config: SegmentConfig, run: Run, report: Reporter) -> Manifest:
+    """The manifest with the images of the source in it.
+
+    A source that an unfinished run has already listed is not listed again: its frozen list is finished first, and
+    what is new in the source comes with the next run.
+    """
+    there = read_run(config.out)
+    if there is not None:
+        check_same(config.out, there, run)
+    folder = journal_folder(config.out)
+    manifest = Manifest.read(folder)
+    key = _source_key(config)
+    if manifest.has(key):
+        index = scan_parts(folder, manifest.rows)
+        if not index.done.all():
+            report.say(f"resuming: {int(index.done.sum()):,} of {manifest.rows:,} images are done")
+            return manifest
+    source = open_source(config)
+    check_user_columns(manifest, source.user_fields)
+    rows = NewRows(manifest.rows, manifest.seen_ids() if manifest.listings else SeenIds())
+    grown = manifest.append(key, rows.of(source.batches))
+    report.say(found_text(config.source, source, rows))
+    if not grown.rows:
+        raise ConfigError(
+            f"no images in {config.source!r}{skipped_text(source.skipped)}; --extensions takes other endings"
+        )
+    create_run(config.out, run)
+    return grown
+
+
+def found_text(spec: str, source: Source, rows: NewRows) -> str:
+    """What a listing found, in a line."""
+    parts = [f"{rows.new:,} images" if not rows.known else f"{rows.new:,} new images, {rows.known:,} known"]
+    if rows.bytes:
+        parts.append(f"{rows.bytes / 1e6:,.1f} MB")
+    if rows.duplicates:
+        parts.append(f"{rows.duplicates:,} named twice and taken once")
+    return f"{spec} ({source.kind}): {', '.join(parts)}{skipped_text(source.skipped)}"
+
+
+def skipped_text(skipped: Mapping[str, int]) -> str:
+    if not skipped:
+        return ""
+    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return f"; {sum(skipped.values()):,} other files left out ({', '.join(f'{n:,} {kind}' for kind, n in kinds[:5])})"
+
+
+def process(
+    config: SegmentConfig,
+    model: Model,
+    manifest: Manifest,
+    wanted: NDArray[np.bool_],
+    attempt: int,
+    report: Reporter,
+) -> int:
+    """Bring the wanted images through the model into the journal; returns how many there were.
+
+    wanted: one flag an image, by ordinal. Ray Data runs the three steps at once, on as many machines as it has.
+    """
+    pending = int(wanted.sum())
+    total = manifest.rows
+    done, failed = total - pending, 0
+    report.images(done, failed, total)
+    if not pending:
+        return 0
+    pool = plan_pool(config.worker_range())
+    images = ImageSource(
+        folder=manifest.folder,
+        files=[f.name for f in manifest.files],
+        chunks=plan_chunks(manifest, wanted, pool.max_workers),
+        wanted=ray.put(np.packbits(wanted)),
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+    )
+    rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
+    rows = rows.map_batches(
+        Predict,
+        fn_constructor_kwargs={"model": ray.put(model), "config": config, "pool": pool},
+        batch_format="pyarrow",
+        batch_size=pool.images_per_part,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_workers, max_size=pool.max_workers, initial_size=pool.min_workers
+        ),
+        num_cpus=pool.worker_cpus,
+        num_gpus=pool.worker_gpus,
+    )
+    rows = rows.map_batches(
+        commit,
+        fn_kwargs={"folder": manifest.folder, "attempt": attempt},
+        batch_format="pyarrow",
+        batch_size=config.images_per_part or pool.images_per_part,
+        num_cpus=TASK_CPUS,
+    )
+    for committed in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        done += sum(committed.column("images").to_pylist())
+        failed += sum(committed.column("failed").to_pylist())
+        report.images(done, failed, total)
+    return pending
+
+
+CHUNK = np.dtype([("file", np.int32), ("start", np.int64), ("rows", np.int32), ("first_ordinal", np.int64)])
+
+
+def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int) -> NDArray[np.void]:
+    """The manifest cut into tasks, those left out that have nothing to do. A record an item, of dtype `CHUNK`.
+
+    Small enough that every worker gets many (so that none ends long after the others), large enough that a task is
+    worth its start; each within one row group of the manifest.
+    """
+    pending = int(wanted.sum())
+    rows = MIN_TASK_ROWS
+    while rows < CHUNK_ROWS and (
+        (rows * 2 <= 4 * MIN_TASK_ROWS and pending > 64 * workers * rows) or pending > MAX_TASKS * rows
+    ):
+        rows *= 2
+    chunks = []
+    for number, file in enumerate(manifest.files):
+        starts = np.arange(0, file.rows, rows)
+        counts = np.add.reduceat(wanted[file.first_ordinal : file.first_ordinal + file.rows].astype(np.int32), starts)
+        chosen = starts[counts > 0]
+        records = np.zeros(len(chosen), CHUNK)
+        records["file"] = number
+        records["start"] = chosen
+        records["rows"] = np.minimum(rows, file.rows - chosen)
+        records["first_ordinal"] = file.first_ordinal + chosen
+        chunks.append(records)
+    return np.concatenate(chunks)
+
+
+class ImageSource(Datasource):
+    """The wanted images of a manifest, fetched and decoded: a Ray Data source with a read task for each chunk.
+
+    wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Folder,
+        files: list[str],
+        chunks: NDArray[np.void],
+        wanted: ray.ObjectRef[NDArray[np.uint8]],
+        max_bytes: int,
+        max_pixels: int,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.folder = folder
+        self.files = files
+        self.chunks = chunks
+        self.wanted = wanted
+        self.max_bytes = max_bytes
+        self.max_pixels = max_pixels
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        """One task a chunk, whatever parallelism Ray proposes: the chunks were made to fit."""
+        return [
+            ReadTask(
+                partial(
+                    read_images,
+                    folder=self.folder,
+                    file=self.files[int(chunk["file"])],
+                    start=int(chunk["start"]),
+                    rows=int(chunk["rows"]),
+                    first_ordinal=int(chunk["first_ordinal"]),
+                    wanted=self.wanted,
+                    max_bytes=self.max_bytes,
+                    max_pixels=self.max_pixels,
+                ),
+                BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
+            )
+            for chunk in self.chunks
+        ]
+
+
+def read_images(
+    *,
+    folder: Folder,
+    file: str,
+    start: int,
+    rows: int,
+    first_ordinal: int,
+    wanted: ray.ObjectRef[NDArray[np.uint8]],
+    max_bytes: int,
+    max_pixels: int,
+) -> Iterator[pa.Table]:
+    """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
+    first_bit = first_ordinal % 8
+    bits = np.unpackbits(ray.get(wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
+    flags = bits[first_bit : first_bit + rows].astype(bool)
+    listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
+    places = [
+        Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"]) for r in listed
+    ]
+    ready: list[DecodedRow] = []
+    ready_bytes = 0
+    for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
+        decoded = decode_row(row["ordinal"], row["uri"], fetched, max_pixels)
+        ready.append(decoded)
+        ready_bytes += 0 if isinstance(decoded.result, Failure) else decoded.result.nbytes
+        if ready_bytes >= BLOCK_BYTES:
+            yield decoded_table(ready)
+            ready, ready_bytes = [], 0
+    yield decoded_table(ready)
+
+
+def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: int) -> DecodedRow:
+    """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
+    if isinstance(fetched, Failure):
+        return DecodedRow(ordinal, uri, fetched)
+    size = len(fetched.data)
+    image = decode(fetched.data, max_pixels=max_pixels)
+    if isinstance(image, Failure):
+        return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
+    return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
+
+
+class Predict:
+    """A model worker: decoded images in, journal rows out. Ray keeps one a GPU or core."""
+
+    def __init__(self, model: Any, config: SegmentConfig, pool: Pool) -> None:
+        import torch
+
+        torch.set_num_threads(pool.worker_threads)
+        self._predictor = Predictor(
+            ray.get(model),
+            device=pool.device,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            **_model_options(config),
+        )
+        self._categories = [(c.id, c.name) for c in self._predictor.categories]
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        images = pixels_of(decoded)
+        found = self._predictor(list(images.values()))
+        return part_table(decoded, dict(zip(images, found, strict=True)), self._categories)
+
+
+def commit(rows: pa.Table, *, folder: Folder, attempt: int) -> pa.Table:
+    """Write journal rows as one part; returns one row of counts, which is all that goes back to the driver."""
+    if not rows.num_rows:
+        return pa.table({"images": pa.array([], pa.int64()), "failed": pa.array([], pa.int64())})
+    write_part(folder, rows, attempt)
+    failed = rows.num_rows - rows.column("error").null_count
+    return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
+
+
+def _model_options(config: SegmentConfig) -> dict[str, Any]:
+    names = ("min_score", "nms", "max_detections", "proposals", "mask_threshold", "min_size", "max_size")
+    return {name: getattr(config, name) for name in names}
+
+
+def _source_key(config: SegmentConfig) -> dict[str, Any]:
+    """What tells one source from another, as it is kept with its listing."""
+    return {
+        "source": absolute(config.source),
+        "images": config.images and absolute(config.images),
+        "image_column": config.image_column,
+        "extensions": list(config.extensions),
+    }
+
+
+@contextlib.contextmanager
+def _written_by_us(out: str, folder: Folder) -> Iterator[None]:
+    """The lease of the output, held inside; OutputError if the output cannot be written to."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(folder))
+        except OutputError:
+            raise
+        except Exception as error:  # whatever a store's library raises: no such bucket, no credentials, read-only
+            raise OutputError(f"cannot write to {out!r}: {type(error).__name__}: {error}") from error
+        yield
+
+
+def _summary(out: str, published: Published, processed: int, elapsed_s: float, segment_s: float) -> Summary:
+    return Summary(
+        out=out,
+        images=published.images,
+        ok=published.ok,
+        failed=published.failed,
+        errors=published.errors,
+        instances=published.instances,
+        processed=processed,
+        elapsed_s=elapsed_s,
+        segment_s=segment_s,
+    )
