@@ -18,11 +18,11 @@ from raymask.config import SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
-    from raymask.clean import Stray
+    from raymask.cleanup import Stray
     from raymask.model import Predictor
     from raymask.pipeline import Summary
     from raymask.query import Masks
-    from raymask.status import Status
+    from raymask.state import Status
 
 __version__ = "0.1.0"
 
@@ -64,14 +64,14 @@ def open(out: str) -> Masks:
 
 def status(out: str) -> Status:
     """How far an output is; OutputError if there is none."""
-    from raymask.status import status as read
+    from raymask.state import status as read
 
     return read(out)
 
 
 def clean(out: str, *, dry_run: bool = False) -> list[Stray]:
     """Delete files of an output that nothing needs any more, and say which; with `dry_run` only say so."""
-    from raymask.clean import clean as delete
+    from raymask.cleanup import clean as delete
 
     return delete(out, dry_run)
 

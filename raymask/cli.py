@@ -67,8 +67,8 @@ def summary_text(summary: Summary) -> str:
     rate = f", {summary.processed / summary.segment_s:,.1f} images/s" if summary.processed else ""
     query = f"SELECT category, count(*) FROM '{out}/instances/*.parquet' GROUP BY 1 ORDER BY 2 DESC"
     lines = [
-        f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, {summary.failed:,} failed. "
-        f"{summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
+        f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, "
+        f"{summary.failed:,} failed. {summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
         *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
         f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
         f'next     duckdb -c "{query}"',
@@ -80,7 +80,7 @@ def summary_text(summary: Summary) -> str:
 
 
 def status(config: StatusConfig) -> int:
-    from raymask.status import status as read
+    from raymask.state import status as read
 
     s = read(config.out)
     if config.json:
@@ -102,7 +102,7 @@ def status(config: StatusConfig) -> int:
 
 
 def clean(config: CleanConfig) -> int:
-    from raymask.clean import clean as delete
+    from raymask.cleanup import clean as delete
 
     strays = delete(config.out, config.dry_run)
     for stray in strays:
@@ -123,10 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = build_parser()
     options = vars(parser.parse_args(arguments))
-    command, debug = options.pop("command"), options.pop("debug")
+    return run_command(options.pop("command"), options, options.pop("debug"))
+
+
+def run_command(command: str, options: dict[str, Any], debug: bool = False) -> int:
+    """Run a command with options by field name; says what goes wrong, and returns the exit code."""
     config_class, function = COMMANDS[command]
     # `ray job stop` and spot notices send SIGTERM: leave the same way as on Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return function(config_class(**options))
     except KeyboardInterrupt:
@@ -140,6 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _say_error(error, debug)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _say_error(error: BaseException, debug: bool) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +87,11 @@ def ray_session() -> Iterator[None]:
     begun = not ray.is_initialized()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if begun:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with _stderr_kept_back():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
@@ -99,3 +104,20 @@ def ray_session() -> Iterator[None]:
             logger.setLevel(level)
         if begun:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _stderr_kept_back() -> Iterator[None]:
+    """What native code writes to standard error meanwhile is shown only if an exception passes."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept, open(os.dup(2), "wb") as stderr:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            stderr.write(kept.read())
+            raise
+        finally:
+            stderr.flush()
+            os.dup2(stderr.fileno(), 2)

@@ -63,7 +63,7 @@ class SegmentConfig:
         metavar="NAME",
         group="source",
     )
-    extensions: tuple[str, ...] = option(  # noqa: RUF009 - it only makes a dataclass field
+    extensions: tuple[str, ...] = option(
         "file name endings to take from folders and tar shards, comma-separated; 'all' takes every file",
         default=IMAGE_EXTENSIONS,
         metavar="LIST",
@@ -112,7 +112,7 @@ class SegmentConfig:
         metavar="PX",
         group="model",
     )
-    precision: Precision = option(
+    precision: Precision = option(  # noqa: RUF009 - ruff does not see that this makes a field
         "arithmetic of the network; auto takes bf16 where the device has instructions for it",
         default="auto",
         group="speed",

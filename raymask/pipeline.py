@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,13 +45,17 @@ from raymask.journal import (
 )
 from raymask.journal.manifest import CHUNK_ROWS, SeenIds, check_user_columns
 from raymask.journal.run import check_same
-from raymask.model import Model, Predictor, load_model
 from raymask.progress import Reporter, Silent
 from raymask.publish import publish
 from raymask.published import Published
 from raymask.sources import Source, open_source
 from raymask.storage import Folder, absolute
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
+
+if TYPE_CHECKING:
+    from raymask.model import Model
+# torch and torchvision take three seconds to import; of all processes of a run only the driver and the model workers
+# need them, so `raymask.model` is imported where those two begin.
 
 MIN_TASK_ROWS = 32  # images that one fetch-and-decode task handles at the least
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
@@ -92,6 +96,8 @@ class Plan:
 
 def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
     """Segment every image of the source that the output does not have yet, then publish the tables."""
+    from raymask.model import load_model
+
     report = report or Silent()
     started_s = time.monotonic()
     model = load_model(config.weights, config.model)
@@ -99,6 +105,7 @@ def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
     folder = journal_folder(config.out)
     with ray_session(), _written_by_us(config.out, folder):
         manifest = add_listing(config, run, report)
+        run = create_run(config.out, run)  # or the one there is, whose files go on as they were cut
         index = scan_parts(folder, manifest.rows)
         wanted = ~index.done
         if config.retry_failed:
@@ -113,6 +120,8 @@ def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
 
 def plan(config: SegmentConfig) -> Plan:
     """What `segment` would do with the same options; nothing is written."""
+    from raymask.model import load_model
+
     model = load_model(config.weights, config.model)
     run = run_of(config, model)
     there = read_run(config.out)
@@ -180,7 +189,6 @@ def add_listing(config: SegmentConfig, run: Run, report: Reporter) -> Manifest:
         raise ConfigError(
             f"no images in {config.source!r}{skipped_text(source.skipped)}; --extensions takes other endings"
         )
-    create_run(config.out, run)
     return grown
 
 
@@ -225,18 +233,18 @@ def process(
         files=[f.name for f in manifest.files],
         chunks=plan_chunks(manifest, wanted, pool.max_workers),
         wanted=ray.put(np.packbits(wanted)),
+        as_listed=attempt == 0,
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
     )
+    workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
     rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
     rows = rows.map_batches(
         Predict,
         fn_constructor_kwargs={"model": ray.put(model), "config": config, "pool": pool},
         batch_format="pyarrow",
         batch_size=pool.images_per_part,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=pool.min_workers, max_size=pool.max_workers, initial_size=pool.min_workers
-        ),
+        compute=ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0]),
         num_cpus=pool.worker_cpus,
         num_gpus=pool.worker_gpus,
     )
@@ -286,7 +294,8 @@ def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int) -> 
 class ImageSource(Datasource):
     """The wanted images of a manifest, fetched and decoded: a Ray Data source with a read task for each chunk.
 
-    wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`.
+    wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
+    still be the one that was listed, as it need not where a failed image is tried again.
     """
 
     def __init__(
@@ -296,6 +305,7 @@ class ImageSource(Datasource):
         files: list[str],
         chunks: NDArray[np.void],
         wanted: ray.ObjectRef[NDArray[np.uint8]],
+        as_listed: bool,
         max_bytes: int,
         max_pixels: int,
     ) -> None:
@@ -304,6 +314,7 @@ class ImageSource(Datasource):
         self.files = files
         self.chunks = chunks
         self.wanted = wanted
+        self.as_listed = as_listed
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
 
@@ -322,6 +333,7 @@ class ImageSource(Datasource):
                     rows=int(chunk["rows"]),
                     first_ordinal=int(chunk["first_ordinal"]),
                     wanted=self.wanted,
+                    as_listed=self.as_listed,
                     max_bytes=self.max_bytes,
                     max_pixels=self.max_pixels,
                 ),
@@ -339,6 +351,7 @@ def read_images(
     rows: int,
     first_ordinal: int,
     wanted: ray.ObjectRef[NDArray[np.uint8]],
+    as_listed: bool,
     max_bytes: int,
     max_pixels: int,
 ) -> Iterator[pa.Table]:
@@ -348,7 +361,10 @@ def read_images(
     flags = bits[first_bit : first_bit + rows].astype(bool)
     listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
     places = [
-        Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"]) for r in listed
+        Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"])
+        if as_listed or r["container"]
+        else Place(r["uri"])
+        for r in listed
     ]
     ready: list[DecodedRow] = []
     ready_bytes = 0
@@ -378,6 +394,8 @@ class Predict:
 
     def __init__(self, model: Any, config: SegmentConfig, pool: Pool) -> None:
         import torch
+
+        from raymask.model import Predictor
 
         torch.set_num_threads(pool.worker_threads)
         self._predictor = Predictor(

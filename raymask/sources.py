@@ -305,7 +305,8 @@ def _image_column(url: str, schema: pa.Schema, wanted: str | None) -> str:
     if len(names) != 1:
         found = f"more than one column of bytes ({', '.join(names)})" if names else "no column of bytes"
         raise ConfigError(f"{url} has no column 'uri' and {found}; name it with --image-column")
-    return names[0]
+    [name] = names
+    return str(name)
 
 
 def _holds_bytes(type: pa.DataType) -> bool:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -93,24 +94,26 @@ ARCHITECTURES: dict[str, Callable[..., MaskRCNN]] = {
 
 def build(spec: ModelSpec) -> MaskRCNN:
     """The network of `spec` in evaluation mode, its weights random; ConfigError for an unknown architecture."""
-    t = spec.thresholds
-    try:
-        network = builder(spec.architecture)(
-            spec.num_classes,
-            **spec.parameters,
-            min_size=spec.min_size,
-            max_size=spec.max_size,
-            image_mean=list(spec.image_mean),
-            image_std=list(spec.image_std),
-            rpn_pre_nms_top_n_test=t.proposals,
-            rpn_post_nms_top_n_test=t.proposals,
-            box_score_thresh=t.min_score,
-            box_nms_thresh=t.nms,
-            box_detections_per_img=t.max_detections,
+    make, t = builder(spec.architecture), spec.thresholds
+    # torchvision's constructors swallow what they do not know.
+    known = inspect.signature(make).parameters.keys() - {"num_classes", "kwargs"}
+    if unknown := sorted(spec.parameters.keys() - known):
+        raise ConfigError(
+            f"{spec.architecture} has no parameter {', '.join(unknown)}; it has: {', '.join(sorted(known))}"
         )
-    except TypeError as error:
-        raise ConfigError(f"architecture {spec.architecture} does not take {dict(spec.parameters)}: {error}") from error
-    return network.eval()
+    return make(
+        spec.num_classes,
+        **spec.parameters,
+        min_size=spec.min_size,
+        max_size=spec.max_size,
+        image_mean=list(spec.image_mean),
+        image_std=list(spec.image_std),
+        rpn_pre_nms_top_n_test=t.proposals,
+        rpn_post_nms_top_n_test=t.proposals,
+        box_score_thresh=t.min_score,
+        box_nms_thresh=t.nms,
+        box_detections_per_img=t.max_detections,
+    ).eval()
 
 
 def build_empty(spec: ModelSpec) -> MaskRCNN:

@@ -146,7 +146,8 @@ class Predictor:
         """Normalised, resized and padded: B x 3 x h x w float32, and the (height, width) in it of each image."""
         resized = []
         for image in images:
-            pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+            # Arrow's buffers are read-only, which torch does not know: copied then, as they would be to a device.
+            pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(self.device)
             values = (pixels.permute(2, 0, 1).float().div(255) - self._mean) / self._std
             size_hw = self._resized_hw(image.shape[0], image.shape[1])
             scaled = functional.interpolate(values[None], size=size_hw, mode="bilinear", align_corners=False)

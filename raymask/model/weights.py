@@ -26,6 +26,7 @@ from raymask.storage import Folder, join, resolve, retried
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "model.json"
+WITH_TORCHVISION_WEIGHTS = (DEFAULT_ARCHITECTURE, "maskrcnn_resnet50_fpn_v2")
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,9 @@ def _is_torchvision_name(weights: str) -> bool:
 
 def _from_torchvision(name: str | None, architecture: str | None) -> Model:
     entry = _torchvision_entry(name, architecture)
-    architecture = next(
-        a for a in ("maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn") if _weights_of(a) is type(entry)
-    )
+    architecture = next((a for a in WITH_TORCHVISION_WEIGHTS if _weights_of(a) is type(entry)), None)
+    if architecture is None:
+        raise ConfigError(f"torchvision's weights {entry} are not of a Mask R-CNN; name others with --weights")
     try:
         tensors = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
         _check_cached(entry.url)
@@ -197,8 +198,8 @@ def _torchvision_entry(name: str | None, architecture: str | None) -> Any:
     weights = _weights_of(architecture)
     if weights is None:
         raise ConfigError(
-            f"torchvision has no trained weights for {architecture}, only for maskrcnn_resnet50_fpn and "
-            f"maskrcnn_resnet50_fpn_v2; give your own with --weights"
+            f"torchvision has no trained weights for {architecture}, only for "
+            f"{' and '.join(WITH_TORCHVISION_WEIGHTS)}; give your own with --weights"
         )
     if name is None:
         return weights.DEFAULT

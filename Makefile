@@ -1,0 +1,43 @@
+# Two commands for a fresh machine, which needs nothing but Python 3.11 to 3.13, pip and make:
+#   make demo    data, training, segmenting, evaluation, a query and pictures, in five minutes
+#   make test    every test
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format lint types schemas clean
+
+demo: $(READY)
+	$(BIN)/python -m raymask.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+check: $(READY) lint types
+	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: $(READY)
+	$(BIN)/python schemas/generate.py
+
+clean:
+	rm -rf $(VENV) demo-output
+
+# The constraints are the versions that the tests last passed with; pyproject.toml says which others are meant to work.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,82 @@
+"""Commands as jobs: their options from a YAML file instead of flags. The scripts in `jobs/` at the top call this."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raymask.cli import COMMANDS, FAILED, run_command
+from raymask.errors import ConfigError
+
+
+def run_job(command: str, description: str | None, arguments: Sequence[str] | None = None) -> int:
+    """Run a command with the options of `--config FILE` and `--set KEY=VALUE`; returns its exit code."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of options")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="an option over the file's, YAML too"
+    )
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
+    given = parser.parse_args(arguments)
+    try:
+        options = read_options(command, given.config, given.set)
+    except ConfigError as error:
+        print(f"raymask: {error}", file=sys.stderr)
+        return FAILED
+    return run_command(command, options, given.debug)
+
+
+def read_options(command: str, config: Path | None, settings: Sequence[str]) -> dict[str, Any]:
+    """Options by field name. ConfigError if the file is not a mapping, or names what the command does not have."""
+    options: dict[str, Any] = {}
+    if config is not None:
+        try:
+            options = _mapping(yaml.safe_load(config.read_text()), str(config))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {config}: {error}") from error
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting!r} is not KEY=VALUE")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not YAML") from error
+    config_class, _ = COMMANDS[command]
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    unknown = sorted(options.keys() - fields.keys())
+    if unknown:
+        raise ConfigError(f"{command} has no option {', '.join(unknown)}; it has: {', '.join(fields)}")
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and options.get(n) is None]
+    if missing:
+        raise ConfigError(f"{command} needs {', '.join(missing)}; put it into the file or give --set {missing[0]}=…")
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def job_file(command: str) -> str:
+    """The commented YAML file of a command: every option with its help text and default."""
+    config_class, _ = COMMANDS[command]
+    lines = [
+        f"# Options of `raymask {command}`; the same names as its flags. A line without a value is left to raymask."
+    ]
+    for field in dataclasses.fields(config_class):
+        default = None if field.default is dataclasses.MISSING else field.default
+        value = yaml.safe_dump(list(default) if isinstance(default, tuple) else default, default_flow_style=True)
+        shown = "" if default is None else " " + value.removesuffix("...\n").strip()
+        lines += ["", f"# {field.metadata['help']}", f"{field.name}:{shown}"]
+    return "\n".join(lines) + "\n"
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where} holds a {type(content).__name__}; a mapping of option names to values is meant")
+    return {str(key): value for key, value in content.items()}

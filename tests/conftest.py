@@ -1,0 +1,74 @@
+"""Fixtures for tests that run the whole of raymask: small pictures, a small model, one Ray session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """The folder of a shared data set; the test is skipped where it is absent."""
+
+    def folder(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"shared data set {name} is not there")
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model() -> Model:
+    """A Mask R-CNN with random weights that finds five objects in any picture, in some 20 ms."""
+    torch.manual_seed(7)
+    spec = ModelSpec(
+        architecture="maskrcnn_resnet10_fpn",
+        categories=(Category(3, "cat"), Category(7, "dog")),
+        min_size=64,
+        max_size=128,
+        thresholds=Thresholds(min_score=0.0, max_detections=5, proposals=50),
+    )
+    return Model.of(spec, build(spec).state_dict())
+
+
+@pytest.fixture(scope="session")
+def model_folder(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = str(tmp_path_factory.mktemp("model"))
+    save_model(url, small_model.spec, small_model.weights)
+    return url
+
+
+def draw_picture(seed: int, height: int = 48, width: int = 64) -> PIL.Image.Image:
+    """Smooth noise, different for each seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def draw_folder(folder: Path, count: int, broken: int = 0) -> Path:
+    """`count` PNG pictures, named so that they sort by number, and `broken` files that are none, among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        draw_picture(number).save(folder / f"{number:04d}.png")
+    for number in range(broken):
+        (folder / f"{number:04d}-broken.png").write_bytes(b"no picture " + bytes([number]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray session for all tests that call raymask in this process."""
+    import raymask.cluster
+
+    with raymask.cluster.ray_session():
+        yield

@@ -1,0 +1,446 @@
+"""A published output read by programs that know nothing of raymask, and by `raymask.open`: always the same rows.
+
+pandas, DuckDB, Polars and pyarrow find the files by glob. The truth they are compared with never was in Arrow.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jsonschema  # type: ignore[import-untyped]  # its types are a package of their own
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+import raymask
+from raymask.errors import ErrorKind, Failure, OutputError
+from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts, write_part
+from raymask.masks import EncodedMasks, encode
+from raymask.publish import ShardPlan, publish_shard
+from raymask.published import INDEX_FILE, Published, read_published
+from raymask.schema import IMAGES, INSTANCES, MANIFEST, footer_of, image_id, images_schema
+from raymask.storage import Folder
+from raymask.tables import DecodedRow, decoded_table, part_table
+
+# pycocotools' `decode` is older than NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+Row = dict[str, Any]
+Mask = NDArray[np.bool_]
+
+SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
+CATEGORIES = ((1, "person"), (18, "dog"), (44, "bottle"))
+USER_FIELDS = [pa.field("camera", pa.string()), pa.field("source_height", pa.float64())]
+RUN = Run(
+    model="maskrcnn_resnet50_fpn",
+    model_sha256="5c" * 32,
+    categories=CATEGORIES,
+    thresholds={"min_score": 0.05, "mask_threshold": 0.5, "max_detections": 100},
+    images_per_file=4,
+    raymask_version="0.1.0",
+)
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a model finds in one image."""
+
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    pixels: Sequence[Mask]
+    size_hw: tuple[int, int]
+
+    @property
+    def masks(self) -> EncodedMasks:
+        counts = [encode(mask)["counts"] for mask in self.pixels]
+        return EncodedMasks(counts, np.array([mask.sum() for mask in self.pixels], np.int64))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """An output and what it must say. masks: by uri and number of the instance."""
+
+    out: str
+    images: list[Row]
+    instances: list[Row]
+    masks: dict[tuple[str, int], Mask]
+
+    def rows(self, table: str) -> list[Row]:
+        return self.images if table == "images" else self.instances
+
+    def glob(self, table: str) -> str:
+        return f"{self.out}/{table}/part-*.parquet"
+
+    def files(self, table: str) -> list[str]:
+        return sorted(glob.glob(self.glob(table)))
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    """Ten images in three files: many objects, few, none; failed before the model and in it. The last file has none."""
+    out = str(tmp_path_factory.mktemp("a folder, ü") / "out")
+    rng = np.random.default_rng(7)
+    plan = [3, "truncated", 0, 12, "out_of_memory", 1, 5, 2, "not_found", 0]
+    images, instances, masks = [], [], {}
+    decoded, results, listed = [], {}, []
+    for ordinal, content in enumerate(plan):
+        uri = f"s3://bucket/straße {ordinal % 3}/{ordinal:03d} 犬.jpg"
+        height, width = rng.integers(3, 40, 2).tolist()
+        failure = Failure(ErrorKind(content), f"because {ordinal}") if isinstance(content, str) else None
+        no_pixels = failure is not None and failure.kind != ErrorKind.OUT_OF_MEMORY
+        count = content if isinstance(content, int) else 0
+        user = {"camera": None if ordinal == 2 else f"c{ordinal % 2}", "source_height": ordinal / 4}
+        row: Row = {
+            "status": "failed" if failure else "ok",
+            "error": failure and failure.kind.value,
+            "error_detail": failure and failure.detail,
+            "height": None if no_pixels else height,
+            "width": None if no_pixels else width,
+            "format": None if no_pixels else "jpeg",
+            "bytes": None if content == "not_found" else 1000 + ordinal,
+            "etag": None if content == "not_found" else f"{ordinal:x}f",
+            "instance_count": count,
+        }
+        key = {"image_id": image_id(uri), "uri": uri}
+        images.append({**key, **row, **user})
+        listed.append({"uri": uri, "size": row["bytes"], **user})
+        pixels = failure if failure and no_pixels else np.zeros((height, width, 3), np.uint8)
+        decoded.append(DecodedRow(ordinal, uri, pixels, row["format"], row["bytes"], row["etag"]))
+        if no_pixels:
+            continue
+        found = made_up_objects(rng, count, (height, width))
+        results[ordinal] = failure or found
+        for number, mask in enumerate(found.pixels):
+            masks[uri, number] = mask
+            category_id, category = CATEGORIES[found.labels[number] - 1]
+            box = dict(zip(("x_min", "y_min", "x_max", "y_max"), found.boxes_xyxy[number].tolist(), strict=True))
+            score = float(found.scores[number])
+            own = {"instance": number, "category_id": category_id, "category": category, "score": score, **box}
+            instances.append({**key, **own, "area": int(mask.sum()), "mask": encode(mask)})
+    write_output(out, listed, part_table(decoded_table(decoded), results, CATEGORIES))
+    return Truth(out, images, instances, masks)
+
+
+def made_up_objects(rng: np.random.Generator, count: int, size_hw: tuple[int, int]) -> Objects:
+    height, width = size_hw
+    edges = np.sort(rng.random((count, 2, 2)), axis=1) * (width, height)
+    return Objects(
+        boxes_xyxy=edges.reshape(count, 4).astype(np.float32),
+        labels=rng.integers(1, len(CATEGORIES) + 1, count),
+        scores=np.sort(rng.uniform(0.05, 1, count).astype(np.float32))[::-1],
+        pixels=[rng.random(size_hw) < rng.choice([0, 0.3, 0.9]) for _ in range(count)],
+        size_hw=size_hw,
+    )
+
+
+def write_output(out: str, listed: list[Row], part: pa.Table) -> None:
+    """What a run does, without Ray: list, write parts to the journal, publish shard by shard, then the index."""
+    run = create_run(out, RUN)
+    schema = pa.schema([*(f for f in MANIFEST if f.name not in ("ordinal", "image_id")), *USER_FIELDS])
+    rows = [pa.RecordBatch.from_pylist(listed, schema=schema)]
+    empty = Manifest(journal_folder(out), ())
+    manifest = empty.append({"source": "s3://bucket"}, NewRows(0, empty.seen_ids()).of(rows))
+    # The later images first, and none of the parts as large as a file.
+    for first in range(len(listed) - 3, -3, -3):
+        write_part(manifest.folder, part.slice(max(first, 0), 3 + min(first, 0)), attempt=0)
+    index = scan_parts(manifest.folder, manifest.rows)
+    shards = []
+    for number, first in enumerate(range(0, manifest.rows, run.images_per_file)):
+        stop = min(first + run.images_per_file, manifest.rows)
+        plan = ShardPlan(number, first, stop, tuple(index.overlapping(first, stop)))
+        shards.append(publish_shard(out, run, manifest, plan)[1])
+    Folder(out).put(INDEX_FILE, Published(index.fingerprint(), tuple(shards)).to_json(run))
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+def with_pandas(truth: Truth, table: str) -> list[Row]:
+    return list(pd.concat(map(pd.read_parquet, truth.files(table))).to_dict("records"))  # type: ignore[arg-type]
+
+
+def with_pandas_by_folder(truth: Truth, table: str) -> list[Row]:
+    return list(pd.read_parquet(f"{truth.out}/{table}").to_dict("records"))  # type: ignore[arg-type]
+
+
+def with_duckdb(truth: Truth, table: str) -> list[Row]:
+    with duckdb.connect() as db:
+        found = db.sql(f"FROM '{truth.glob(table)}'")
+        return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+
+
+def with_polars(truth: Truth, table: str) -> list[Row]:
+    return pl.read_parquet(truth.glob(table)).to_dicts()
+
+
+def with_pyarrow(truth: Truth, table: str) -> list[Row]:
+    rows: list[Row] = pyarrow.dataset.dataset(truth.files(table)).to_table().to_pylist()
+    return rows
+
+
+def with_raymask(truth: Truth, table: str) -> list[Row]:
+    masks = raymask.open(truth.out)
+    rows: list[Row] = (masks.images if table == "images" else masks.instances).to_arrow().to_pylist()
+    return rows
+
+
+Reader = Callable[[Truth, str], list[Row]]
+READERS: list[Reader] = [
+    with_pandas,
+    with_pandas_by_folder,
+    with_duckdb,
+    with_polars,
+    with_pyarrow,
+    with_raymask,
+]
+
+
+def plain(value: Any) -> Any:
+    """Without what is pandas' own: NaN for null, arrays for lists."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+@pytest.mark.parametrize("table", ["images", "instances"])
+@pytest.mark.parametrize("read", READERS)
+def test_every_reader_sees_every_row_in_order(truth: Truth, read: Reader, table: str) -> None:
+    assert [plain(row) for row in read(truth, table)] == truth.rows(table)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_pycocotools_takes_masks_as_they_are_read(truth: Truth, read: Reader) -> None:
+    rows = read(truth, "instances")
+    assert len(rows) == len(truth.masks) == 23
+    for row in rows:
+        mask = truth.masks[row["uri"], row["instance"]]
+        np.testing.assert_array_equal(coco.decode(row["mask"]), mask)
+        assert coco.area(row["mask"]) == row["area"]
+    together = coco.decode([row["mask"] for row in rows if row["uri"] == rows[0]["uri"]])
+    assert together.shape == (*truth.masks[rows[0]["uri"], 0].shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("read", "size_type"),
+    [(with_pandas, np.ndarray), (with_duckdb, list), (with_polars, list), (with_pyarrow, list)],
+)
+def test_what_a_mask_is_in_every_reader(truth: Truth, read: Reader, size_type: type) -> None:
+    mask = read(truth, "instances")[0]["mask"]
+    assert type(mask) is dict
+    assert type(mask["size"]) is size_type
+    assert type(mask["counts"]) is str
+
+
+def test_every_engine_counts_the_same(truth: Truth) -> None:
+    """Objects and their pixels by category, of those with a score above one half, in the engine's own words."""
+    sure = [row for row in truth.instances if row["score"] > 0.5]
+    counts = Counter(row["category"] for row in sure)
+    pixels: Counter[str] = Counter()
+    for row in sure:
+        pixels[row["category"]] += row["area"]
+    want = sorted((category, counts[category], pixels[category]) for category in counts)
+    assert len(want) == 3
+
+    frame = pd.concat(map(pd.read_parquet, truth.files("instances")))
+    by_category = frame[frame.score > 0.5].groupby("category").area.agg(["count", "sum"]).reset_index()
+    assert list(by_category.itertuples(index=False, name=None)) == want
+
+    query = "SELECT category, count(*), sum(area)::BIGINT FROM '{}' WHERE score > 0.5 GROUP BY 1 ORDER BY 1"
+    with duckdb.connect() as db:
+        assert db.sql(query.format(truth.glob("instances"))).fetchall() == want
+
+    lazy = pl.scan_parquet(truth.glob("instances")).filter(pl.col("score") > 0.5)
+    grouped = lazy.group_by("category").agg(pl.len(), pl.col("area").sum()).sort("category")
+    assert grouped.collect().rows() == want
+
+    dataset = pyarrow.dataset.dataset(truth.files("instances"))
+    table = dataset.to_table(filter=pc.field("score") > 0.5)
+    arrow = table.group_by("category").aggregate([("area", "count"), ("area", "sum")]).sort_by("category")
+    assert [tuple(row.values()) for row in arrow.to_pylist()] == want
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "SELECT image_id FROM images GROUP BY 1 HAVING count(*) > 1",
+        "SELECT uri FROM images GROUP BY 1 HAVING count(*) > 1",
+        "FROM instances ANTI JOIN images USING (image_id, uri)",
+        "FROM instances JOIN images USING (image_id) WHERE status <> 'ok'",
+        "FROM images WHERE (status = 'ok') <> (error IS NULL) OR (error IS NULL) <> (error_detail IS NULL)",
+        "FROM images WHERE (height IS NULL) <> (width IS NULL) OR (height IS NULL) <> (format IS NULL)",
+        "FROM images WHERE status = 'ok' AND (height IS NULL OR bytes IS NULL)",
+        "FROM images LEFT JOIN (SELECT image_id, count(*) AS n, max(instance) AS last FROM instances GROUP BY 1) "
+        "USING (image_id) WHERE instance_count <> coalesce(n, 0) OR last <> n - 1",
+        "FROM (SELECT score > lag(score) OVER (PARTITION BY image_id ORDER BY instance) AS rises FROM instances) "
+        "WHERE rises",
+        "FROM instances JOIN images USING (image_id) WHERE mask.size <> [height, width]",
+        "FROM instances JOIN images USING (image_id) "
+        "WHERE NOT (0 <= x_min AND x_min <= x_max AND x_max <= width AND 0 <= y_min AND y_min <= y_max "
+        "AND y_max <= height)",
+        "FROM instances WHERE NOT (score BETWEEN 0.05 AND 1)",
+    ],
+)
+def test_tables_keep_what_the_specification_promises(truth: Truth, broken: str) -> None:
+    """Each query looks for rows that break a rule of `schemas/spec.md`."""
+    with duckdb.connect() as db:
+        for table in ("images", "instances"):
+            db.execute(f"CREATE VIEW {table} AS FROM '{truth.glob(table)}'")
+        assert db.sql(broken).fetchall() == []
+
+
+def test_pandas_and_pycocotools_do_without_raymask(truth: Truth, tmp_path: Path) -> None:
+    program = """
+import glob, sys
+import pandas as pd
+from pycocotools import mask
+
+files = sorted(glob.glob(sys.argv[1] + "/instances/part-*.parquet"))
+rows = pd.concat(map(pd.read_parquet, files))
+assert [mask.decode(m).sum() for m in rows["mask"]] == list(rows["area"])
+assert not [name for name in sys.modules if name.partition(".")[0] in ("raymask", "ray", "torch")]
+print(len(rows), rows["area"].sum())
+"""
+    command = [sys.executable, "-c", program, truth.out]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(len(truth.instances)), str(sum(row["area"] for row in truth.instances))]
+
+
+# ------------------------------------------------------------------------------------------------------- raymask's own
+
+
+def test_open_gives_both_tables(truth: Truth) -> None:
+    masks = raymask.open(truth.out)
+    assert (len(masks.images), len(masks.instances)) == (10, 23)
+    assert masks.images.schema.remove_metadata() == images_schema(USER_FIELDS)
+    assert masks.instances.schema.remove_metadata() == INSTANCES
+    assert footer_of(masks.images.schema) == RUN.footer("images")
+    frame = masks.instances.to_pandas(["uri", "score"], where=pc.field("score") > 0.5)
+    assert list(frame.columns) == ["uri", "score"]
+    assert len(frame) == sum(row["score"] > 0.5 for row in truth.instances)
+    assert repr(masks) == f"Masks({truth.out!r}: 10 images, 3 of them failed, 23 instances)"
+
+
+def test_open_gives_the_pixels_of_every_mask(truth: Truth) -> None:
+    masks = raymask.open(truth.out)
+    for (uri, instance), mask in truth.masks.items():
+        found = masks.mask(uri, instance)
+        assert found.dtype == np.bool_
+        np.testing.assert_array_equal(found, mask)
+    for uri, instance in [(truth.images[0]["uri"], 3), (truth.images[1]["uri"], 0), ("s3://bucket/other.jpg", 0)]:
+        with pytest.raises(KeyError, match="no instance"):
+            masks.mask(uri, instance)
+
+
+def test_open_reads_the_files_of_the_index_alone(truth: Truth) -> None:
+    stray = Path(truth.out, "images", "part-00099.parquet")
+    stray.write_bytes(Path(truth.files("images")[0]).read_bytes())
+    try:
+        assert len(raymask.open(truth.out).images) == 10
+    finally:
+        stray.unlink()
+
+
+def test_open_wants_an_index(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no published tables"):
+        raymask.open(str(tmp_path))
+
+
+def test_damaged_index_says_so(truth: Truth, tmp_path: Path) -> None:
+    record = json.loads(Path(truth.out, INDEX_FILE).read_bytes())
+    for damaged in ("{", "[]", json.dumps({**record, "shards": record["shards"][:1]}), json.dumps({"tables": {}})):
+        Path(tmp_path, INDEX_FILE).write_text(damaged)
+        with pytest.raises(OutputError, match="damaged"):
+            raymask.open(str(tmp_path))
+
+
+# --------------------------------------------------------------------------------------------------- the files by bytes
+
+
+def validator(name: str) -> Any:
+    return jsonschema.Draft202012Validator(json.loads((SCHEMAS / name).read_text("utf-8")))
+
+
+def test_index_names_the_files_that_are_there(truth: Truth) -> None:
+    record = json.loads(Path(truth.out, INDEX_FILE).read_bytes())
+    validator("raymask.schema.json").validate(record)
+    for table in ("images", "instances"):
+        files = record["tables"][table]["files"]
+        assert [f"{truth.out}/{file['path']}" for file in files] == truth.files(table)
+        assert record["tables"][table]["rows"] == sum(file["rows"] for file in files) == len(truth.rows(table))
+        for file in files:
+            data = Path(truth.out, file["path"]).read_bytes()
+            assert (file["bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+            assert file["rows"] == pq.read_metadata(f"{truth.out}/{file['path']}").num_rows
+    assert record["counts"] == {"images": 10, "ok": 7, "failed": 3, "instances": 23}
+    assert record["errors"] == {"truncated": 1, "out_of_memory": 1, "not_found": 1}
+    published = read_published(truth.out)
+    assert published
+    assert published.to_json(RUN) == Path(truth.out, INDEX_FILE).read_bytes()
+
+
+def test_files_with_the_same_number_belong_together(truth: Truth) -> None:
+    sizes = []
+    for images, instances in zip(truth.files("images"), truth.files("instances"), strict=True):
+        ids = pq.read_table(images, columns=["image_id", "instance_count"])
+        want = np.repeat(ids.column("image_id").to_numpy(), ids.column("instance_count").to_numpy())
+        assert pq.read_table(instances, columns=["image_id"]).column(0).to_pylist() == want.tolist()
+        sizes.append((len(ids), len(want)))
+    assert sizes == [(4, 15), (4, 8), (2, 0)]
+
+
+@pytest.mark.parametrize("table", ["images", "instances"])
+def test_every_file_has_the_footer_and_the_schema(truth: Truth, table: str) -> None:
+    for path in truth.files(table):
+        schema = pq.read_schema(path)
+        assert schema.remove_metadata() == (images_schema(USER_FIELDS) if table == "images" else INSTANCES)
+        footer = json.loads(pq.read_metadata(path).metadata[b"raymask"])
+        validator("footer.schema.json").validate(footer)
+        assert footer == RUN.footer(table) == footer_of(schema)
+
+
+@pytest.mark.parametrize("table", ["images", "instances"])
+def test_statistics_are_there_and_right_but_for_masks(truth: Truth, table: str) -> None:
+    for path in truth.files(table):
+        parquet = pq.ParquetFile(path)
+        rows = parquet.read()
+        if not len(rows):
+            continue
+        group = parquet.metadata.row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+        assert {name.split(".")[0] for name in columns} == set(rows.schema.names)
+        for name, column in columns.items():
+            if name.startswith("mask."):
+                assert not column.is_stats_set
+                continue
+            bounds = pc.min_max(rows.column(name)).as_py()
+            assert column.statistics.null_count == rows.column(name).null_count
+            assert column.statistics.has_min_max == (bounds["min"] is not None)
+            if column.statistics.has_min_max:
+                assert {"min": column.statistics.min, "max": column.statistics.max} == bounds
+            assert column.has_column_index
+            assert column.has_offset_index
+        required = {f.name for f in (IMAGES if table == "images" else INSTANCES) if not f.nullable}
+        leaves = [parquet.schema.column(i) for i in range(len(parquet.schema))]
+        assert {c.name for c in leaves if c.max_definition_level == 0} == required - {"mask"}

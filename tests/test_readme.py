@@ -1,0 +1,65 @@
+"""Every command and every piece of Python in the README, run in the order in which a reader meets them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import draw_folder
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with what the README takes for granted: photos, a model, a list, shards, a bucket with the same."""
+    from stores import s3_store
+
+    root = tmp_path_factory.mktemp("reader")
+    photos = draw_folder(root / "photos", 5, broken=1)
+    shutil.copytree(model_folder, root / "model")
+    (root / "list.csv").write_text("uri,camera\nphotos/0000.png,a\nphotos/0003.png,b\n")
+    (root / "shards").mkdir()
+    for shard in ("000", "001"):
+        with tarfile.open(root / "shards" / f"photos-{shard}.tar", "w") as tar:
+            tar.add(photos / f"000{int(shard)}.png", f"{shard}.png")
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "activate").write_text("")
+    with s3_store("bucket") as fs:
+        fs.put(f"{photos}/", "bucket/photos/", recursive=True)
+        fs.put(f"{root}/model/", "bucket/model/", recursive=True)
+        yield root
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[code.strip().splitlines()[-1][:60] for _, code in BLOCKS])
+def test_readme(language: str, code: str, surroundings: Path) -> None:
+    commands = [[sys.executable, "-c", code]] if language == "python" else [["sh", "-ec", c] for c in code.splitlines()]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands:
+        outcome = subprocess.run(
+            command, cwd=surroundings, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=200
+        )
+        if "--weights" not in command[-1] and "segment" in command[-1] and language == "sh":
+            # torchvision's weights come from the network: without one the error must say so.
+            with contextlib.suppress(AssertionError):
+                assert outcome.returncode == 0
+                continue
+            assert outcome.returncode == 1
+            assert "give it with --weights" in outcome.stderr
+            continue
+        assert outcome.returncode == 0, outcome.stderr
+    if language == "python":
+        assert outcome.stdout or "pycocotools" in code
+
+
+def test_the_readme_has_the_blocks_that_are_run() -> None:
+    assert len(BLOCKS) >= 10
