@@ -189,7 +189,7 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> Non
         group = groups.setdefault(
             about["group"], parser.add_argument_group(about["group"]) if about["group"] != "options" else parser
         )
-        kind = _plain_type(types_of[field.name])
+        kind = plain_type(types_of[field.name])
         help = about["help"].replace("%", "%%")
         if about["positional"]:
             group.add_argument(field.name, metavar=field.name.upper(), help=help)
@@ -215,7 +215,7 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> Non
         group.add_argument(flag(field.name), **settings)
 
 
-def _plain_type(hint: Any) -> Any:
+def plain_type(hint: Any) -> Any:
     """`int | None` -> int: None is what an option is when it is not given."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return next(a for a in typing.get_args(hint) if a is not type(None))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raymask.cli import COMMANDS, FAILED, run_command
+from raymask.cli import COMMANDS, FAILED, plain_type, run_command
 from raymask.errors import ConfigError
 
 
@@ -34,10 +35,10 @@ def run_job(command: str, description: str | None, arguments: Sequence[str] | No
 
 def read_options(command: str, config: Path | None, settings: Sequence[str]) -> dict[str, Any]:
     """Options by field name. ConfigError if the file is not a mapping, or names what the command does not have."""
-    options: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     if config is not None:
         try:
-            options = _mapping(yaml.safe_load(config.read_text()), str(config))
+            texts = _mapping(_parse(config.read_text()), str(config))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read {config}: {error}") from error
     for setting in settings:
@@ -45,19 +46,41 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
         if not equals:
             raise ConfigError(f"--set {setting!r} is not KEY=VALUE")
         try:
-            options[key] = yaml.safe_load(text)
+            texts[key] = _parse(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key}: {text!r} is not YAML") from error
     config_class, _ = COMMANDS[command]
     fields = {field.name: field for field in dataclasses.fields(config_class)}
-    unknown = sorted(options.keys() - fields.keys())
+    unknown = sorted(texts.keys() - fields.keys())
     if unknown:
         raise ConfigError(f"{command} has no option {', '.join(unknown)}; it has: {', '.join(fields)}")
-    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and options.get(n) is None]
+    types = typing.get_type_hints(config_class)
+    options = {name: _value(name, plain_type(types[name]), text) for name, text in texts.items() if text}
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in options]
     if missing:
         raise ConfigError(f"{command} needs {', '.join(missing)}; put it into the file or give --set {missing[0]}=…")
-    given = {name: value for name, value in options.items() if value is not None}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return options
+
+
+def _parse(text: str) -> Any:
+    # All scalars as text, as flags are: YAML would read the workers 2:4 as 124, in base 60.
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
+def _value(name: str, kind: Any, text: Any) -> Any:
+    """What a text of the file means for an option of type `kind`."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(text if isinstance(text, list) else str(text).split(","))
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name} is {text!r}; a number is meant") from None
+    if kind is bool or not isinstance(text, str):
+        raise ConfigError(f"{name} is {text!r}; {'true or false' if kind is bool else 'one text'} is meant")
+    return text
 
 
 def job_file(command: str) -> str:
@@ -75,7 +98,7 @@ def job_file(command: str) -> str:
 
 
 def _mapping(content: Any, where: str) -> dict[str, Any]:
-    if content is None:
+    if not content:
         return {}
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where} holds a {type(content).__name__}; a mapping of option names to values is meant")

@@ -121,7 +121,7 @@ def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan) -> tu
 def resolve_overlaps(folder: Folder, plan: ShardPlan) -> pa.Table:
     """One journal row for each ordinal of the shard, by ordinal: the one that counts, see `by_precedence`."""
     tables = list(read_parts(folder, plan.parts))
-    rows = pa.concat_tables(tables)
+    rows = pa.concat_tables([t.select(["ordinal", "error"]) for t in tables])
     ordinals = rows.column("ordinal").to_numpy()
     rank = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
     failed = rows.column("error").is_valid().to_numpy()
@@ -129,7 +129,12 @@ def resolve_overlaps(folder: Folder, plan: ShardPlan) -> pa.Table:
     ascending = ordinals[order]
     first = np.concatenate([[True], ascending[1:] != ascending[:-1]])
     inside = (ascending >= plan.first) & (ascending < plan.stop)
-    return rows.take(pa.array(order[first & inside]))
+    chosen = order[first & inside]
+    starts = np.cumsum([0, *(t.num_rows for t in tables)])
+    # Part by part, for the masks of all rows may be more text than one Arrow array can hold.
+    runs = np.split(chosen, np.flatnonzero(np.diff(rank[chosen])) + 1) if len(chosen) else []
+    taken = [tables[rank[run[0]]].take(pa.array(run - starts[rank[run[0]]])) for run in runs]
+    return pa.concat_tables([tables[0].slice(0, 0), *taken])
 
 
 def _put(out: str, path: str, table: pa.Table) -> PublishedFile:

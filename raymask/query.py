@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from raymask.errors import OutputError
 from raymask.masks import decode
 from raymask.published import Published, read_published
-from raymask.schema import image_id
 from raymask.storage import resolve
 
 
@@ -67,8 +66,8 @@ class Masks:
     def mask(self, uri: str, instance: int) -> NDArray[np.bool_]:
         """The mask of one object, H x W bool; KeyError if the image has no such instance."""
         field = pyarrow.dataset.field
-        # image_id first: it is what the statistics of a row group can rule out.
-        where = (field("image_id") == image_id(uri)) & (field("uri") == uri) & (field("instance") == instance)
+        # Tables are near input order, so the statistics of `uri` rule out most row groups.
+        where = (field("uri") == uri) & (field("instance") == instance)
         rows = self.instances.to_arrow(["mask"], where)
         if not rows.num_rows:
             raise KeyError(f"no instance {instance} of image {uri!r} in {self.out}")

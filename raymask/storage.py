@@ -6,21 +6,32 @@ import contextlib
 import errno
 import os
 import random
-import tempfile
+import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from stat import S_ISDIR, S_ISREG
 from typing import Any, TypeVar
 
 import fsspec
+import s3fs
 from fsspec.implementations.local import LocalFileSystem
+
+from raymask.errors import ConfigError
 
 T = TypeVar("T")
 
-ATTEMPTS = 6  # with the waits below, some 12 s of a store saying "slow down"
+# The waits add up to some 6 s. A store that is down or says "slow down" takes longer to say so, since botocore and s3fs
+# try again on their own each time; PATIENCE_S bounds the whole.
+ATTEMPTS = 6
 FIRST_WAIT_S = 0.2
+PATIENCE_S = 60.0
 
+TEMPORARY_PREFIX = ".tmp-"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _FINAL_ERRNOS = frozenset(
     {
         errno.ENOENT,
@@ -35,28 +46,70 @@ _FINAL_ERRNOS = frozenset(
         errno.ENOSPC,
         errno.EROFS,
         errno.EDQUOT,
+        errno.ENOSYS,
+        errno.EMSGSIZE,
+        getattr(errno, "EREMCHG", errno.EINVAL),  # what s3fs makes of a bucket in another region
     }
 )
 _NETWORK_MODULES = ("aiobotocore", "aiohttp", "botocore", "http", "requests", "urllib3", "google", "azure", "gcsfs")
-# Errors of the network libraries that another attempt cannot mend: no credentials, an impossible request.
-_FINAL_NAMES = frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ProfileNotFound", "InvalidURL"}
+_CREDENTIAL_ERRORS = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "TokenRetrievalError",
+        "SSOTokenLoadError",
+        "UnauthorizedSSOTokenError",
+    }
 )
+# Errors of the network libraries that another attempt cannot mend: no credentials, an impossible request.
+_FINAL_NAMES = (_CREDENTIAL_ERRORS - {"CredentialRetrievalError"}) | {
+    "ParamValidationError",
+    "ProfileNotFound",
+    "InvalidURL",
+}
+_REFUSALS = frozenset({"InvalidToken", "TokenRefreshRequired"})  # s3fs takes these for an invalid argument
+_BUSY_STATUSES = frozenset({408, 425, 429})
+
+
+class S3(s3fs.S3FileSystem):  # type: ignore[misc]
+    """S3 with keys to the letter. s3fs takes slashes off the front of a key, and all from `?versionId=` off its end."""
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        bucket, key = self._find_bucket_key(self._strip_protocol(path) + path[len(path.rstrip("/")) :])
+        return bucket, key, None
 
 
 def resolve(url: str) -> tuple[Any, str]:
-    """The fsspec file system of `url` and the path in it. Credentials and endpoints come from the environment."""
-    protocol, separator, _ = url.partition("://")
-    if not separator or protocol == "file":
-        return _file_system("file"), os.path.abspath(url.removeprefix("file://"))
-    return _file_system(protocol), fsspec.core.strip_protocol(url)
+    """The fsspec file system of `url` and the path in it. Credentials and endpoints come from the environment.
+
+    ConfigError if there is no such protocol, or a package for it is missing.
+    """
+    path = local_path(url)
+    if path is not None:
+        return _file_system("file"), path
+    fs = _file_system(url.partition("://")[0])
+    return fs, fsspec.core.strip_protocol(url)
+
+
+def local_path(url: str) -> str | None:
+    """The absolute path that `url` names on this machine; None if it is the URL of a store."""
+    if url.startswith("file://") or not _SCHEME.match(url):
+        return os.path.abspath(url.removeprefix("file://"))
+    return None
 
 
 @lru_cache
 def _file_system(protocol: str) -> Any:
     # A directory cache would hide what other processes write, and hold a whole listing in memory.
-    options = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
-    return fsspec.filesystem(protocol, **options)
+    try:
+        if protocol in ("s3", "s3a"):
+            # One request reads an object; with more of them s3fs would ask for its size first.
+            return S3(use_listings_cache=False, max_concurrency=1)
+        options = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
+        return fsspec.filesystem(protocol, **options)
+    except (ValueError, ImportError, TypeError) as error:
+        raise ConfigError(f"cannot open {protocol}:// URLs ({error})") from error
 
 
 def is_local(fs: Any) -> bool:
@@ -65,30 +118,107 @@ def is_local(fs: Any) -> bool:
 
 def absolute(url: str) -> str:
     """`url` as it means the same in another process: local paths become absolute, other URLs stay."""
-    fs, path = resolve(url)
-    return path if is_local(fs) else url
+    path = local_path(url)
+    return url if path is None else path
 
 
 def join(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
+@dataclass(frozen=True)
+class Stat:
+    """What is known of a file or an object without reading it.
+
+    kind: "file", "directory", or "other" for what only pretends to be a file: a pipe, a socket, a device.
+    etag: the store's word for this version; of a local file its modification time and size, as web servers do it.
+    """
+
+    kind: str
+    size: int | None
+    etag: str | None
+
+
+def stat(url: str) -> Stat:
+    """What `url` is; FileNotFoundError where there is nothing."""
+    fs, path = resolve(url)
+    if is_local(fs):
+        return local_stat(os.stat(path))
+    info = retried(lambda: fs.info(path))
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return Stat(info["type"], info.get("size"), etag or None)
+
+
+def local_stat(status: os.stat_result) -> Stat:
+    mode = status.st_mode
+    kind = "file" if S_ISREG(mode) else "directory" if S_ISDIR(mode) else "other"
+    return Stat(kind, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
+
+
+def s3_pages(fs: S3, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[dict[str, Any]]]:
+    """The objects whose keys begin with `prefix`, by key, a page at a time; the next is asked for when it is wanted.
+
+    fs.ls would gather all of them in one list first. With a `delimiter` only keys without another one are listed.
+    """
+    request = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+    while True:
+        page = retried(lambda: fs.call_s3("list_objects_v2", **request))
+        yield page.get("Contents", [])
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: overload, timeouts, broken connections; not absence or refusal."""
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    if isinstance(error, OSError):
-        return error.errno not in _FINAL_ERRNOS and not isinstance(error, FileNotFoundError | PermissionError)
-    return type(error).__module__.split(".")[0] in _NETWORK_MODULES and type(error).__name__ not in _FINAL_NAMES
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    if type(error).__module__.split(".")[0] in _NETWORK_MODULES:
+        status = _http_status(error)
+        if status is not None:
+            return status >= 500 or status in _BUSY_STATUSES
+        return type(error).__name__ not in _FINAL_NAMES
+    # Without a number it is no error of the system but a library's word about the data.
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _FINAL_ERRNOS
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store refuses these credentials, or there are none to show it."""
+    return (
+        isinstance(error, PermissionError)
+        or type(error).__name__ in _CREDENTIAL_ERRORS
+        or _http_status(error) in (401, 403)
+        or _s3_code(error) in _REFUSALS
+    )
+
+
+def is_beyond_end(error: BaseException) -> bool:
+    """Whether the error says that an object has no byte in the range asked for."""
+    return _http_status(error) == 416 or _s3_code(error) == "InvalidRange"
+
+
+def _http_status(error: BaseException) -> int | None:
+    values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def _s3_code(error: BaseException) -> str | None:
+    # s3fs turns S3's codes into errors of Python's own, and keeps the original as their cause.
+    response = getattr(error.__cause__, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def retried(call: Callable[[], T]) -> T:
     """`call()`, repeated while it fails with something worth a retry; waits double and are jittered."""
+    started_s = time.monotonic()
     for attempt in range(ATTEMPTS):
         try:
             return call()
         except Exception as error:
-            if attempt + 1 == ATTEMPTS or not is_transient(error):
+            patient = attempt + 1 < ATTEMPTS and time.monotonic() - started_s < PATIENCE_S
+            if not patient or not is_transient(error):
                 raise
         time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
@@ -104,20 +234,20 @@ class Folder:
 
     url: str
 
-    @cached_property
-    def _resolved(self) -> tuple[Any, str]:
-        return resolve(self.url)
-
     def url_of(self, name: str) -> str:
         return join(self.url, name)
 
     def sub(self, name: str) -> Folder:
         return Folder(self.url_of(name))
 
+    def _place(self, name: str) -> tuple[Any, str]:
+        fs, root = resolve(self.url)
+        return fs, join(root, name)
+
     def read(self, name: str) -> bytes:
         """The whole object; FileNotFoundError where there is none."""
-        fs, root = self._resolved
-        data: bytes = retried(lambda: fs.cat_file(f"{root}/{name}"))
+        fs, path = self._place(name)
+        data: bytes = retried(lambda: fs.cat_file(path))
         return data
 
     def read_or_none(self, name: str) -> bytes | None:
@@ -128,11 +258,10 @@ class Folder:
 
     def put(self, name: str, data: bytes) -> None:
         """Write the object whole, over an older one."""
-        fs, root = self._resolved
-        path = f"{root}/{name}"
+        fs, path = self._place(name)
         if is_local(fs):
-            temporary = _write_temporary(path, data)
-            os.replace(temporary, path)
+            with _temporary(path, data) as temporary:
+                os.replace(temporary, path)
         else:
             retried(lambda: fs.pipe_file(path, data))
 
@@ -141,63 +270,77 @@ class Folder:
 
         The object is read back in either case: a store whose answer was lost refuses the retry of its own success.
         """
-        fs, root = self._resolved
-        path = f"{root}/{name}"
+        fs, path = self._place(name)
         if is_local(fs):
-            temporary = _write_temporary(path, data)
-            try:
+            with _temporary(path, data) as temporary, contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
-            except FileExistsError:
-                pass
-            finally:
-                os.unlink(temporary)
-        else:
-            with contextlib.suppress(FileExistsError):
-                retried(lambda: fs.pipe_file(path, data, mode="create"))
+            return self.read(name)
+        try:
+            retried(lambda: fs.pipe_file(path, data, mode="create"))
+        except OSError:
+            # Stores differ in how they say "it is there". If it is not, this was another error.
+            there = self.read_or_none(name)
+            if there is None:
+                raise
+            return there
         return self.read(name)
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(name, bytes) of every object directly in `prefix`, by name; nothing where the folder does not exist."""
-        fs, root = self._resolved
-        folder = f"{root}/{prefix}".rstrip("/")
-        try:
-            entries = retried(lambda: fs.ls(folder, detail=True))
-        except FileNotFoundError:
-            return
-        files = (e for e in entries if e["type"] == "file")
-        for name, size in sorted((e["name"].rsplit("/", 1)[-1], int(e["size"] or 0)) for e in files):
-            yield (f"{prefix}/{name}" if prefix else name), size
+        with contextlib.suppress(FileNotFoundError):
+            for name, size in _objects_in(*resolve(self.url_of(prefix))):
+                yield (f"{prefix}/{name}" if prefix else name), size
 
     def delete(self, name: str) -> None:
         """Delete the object; nothing happens where there is none."""
-        fs, root = self._resolved
+        fs, path = self._place(name)
         with contextlib.suppress(FileNotFoundError):
-            retried(lambda: fs.rm_file(f"{root}/{name}"))
+            retried(lambda: fs.rm_file(path))
 
 
-def _write_temporary(path: str, data: bytes) -> str:
-    """Write `data` beside `path`, synced to the disk, and return the temporary name."""
+def _objects_in(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
+    if isinstance(fs, S3):
+        bucket, _, prefix = f"{folder}/".partition("/")
+        for page in s3_pages(fs, bucket, prefix, delimiter="/"):
+            yield from ((o["Key"].removeprefix(prefix), o["Size"]) for o in page if o["Key"] != prefix)
+    elif is_local(fs):
+        yield from sorted(_files_in(folder))
+    else:
+        entries = retried(lambda: fs.ls(folder, detail=True))
+        yield from sorted((e["name"].rsplit("/", 1)[-1], int(e["size"] or 0)) for e in entries if e["type"] == "file")
+
+
+def _files_in(folder: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # the temporary name of a put that ended just now
+                if entry.is_file():
+                    yield entry.name, entry.stat().st_size
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A file beside `path` that holds `data`, synced to the disk; gone at the end unless it was renamed."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return temporary
+        yield temporary
+        _sync_folder(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
-TEMPORARY_PREFIX = ".tmp-"
-
-
-@lru_cache
-def _umask() -> int:
-    # The process's mask can be read only by setting it; once, before threads write.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: str) -> None:
+    """Make names in `folder` last through a power cut, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

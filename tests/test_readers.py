@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import jsonschema  # type: ignore[import-untyped]  # its types are a package of their own
+import jsonschema
 import numpy as np
 import pandas as pd
 import polars as pl

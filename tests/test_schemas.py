@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import duckdb
-import jsonschema  # type: ignore[import-untyped]  # its types are a package of their own
+import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
