@@ -20,8 +20,8 @@ from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, Raymask
 if TYPE_CHECKING:
     from raymask.cleanup import Stray
     from raymask.model import Predictor
+    from raymask.output import Masks
     from raymask.pipeline import Summary
-    from raymask.query import Masks
     from raymask.state import Status
 
 __version__ = "0.1.0"
@@ -57,7 +57,7 @@ def segment(source: str, *, out: str, **options: Any) -> Summary:
 
 def open(out: str) -> Masks:
     """The published tables of an output; OutputError if nothing has been published there."""
-    from raymask.query import Masks
+    from raymask.output import Masks
 
     return Masks(out)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,8 +92,11 @@ def ray_session() -> Iterator[None]:
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if begun:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         with _stderr_kept_back():
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own, which exits without a word
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from raymask.errors import ConfigError, OutputError
 from raymask.masks import validate_rle
-from raymask.query import Masks
+from raymask.output import Masks
 from raymask.storage import resolve, retried
 
 T = TypeVar("T")

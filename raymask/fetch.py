@@ -5,18 +5,23 @@ A failure is a value: every row that goes in comes out, as bytes or as the reaso
 
 from __future__ import annotations
 
+import tarfile
+import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raymask.errors import ErrorKind, Failure
-from raymask.storage import is_local, resolve, retried
+from raymask.storage import is_beyond_end, is_local, is_refusal, local_path, resolve, retried, stat
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,17 +53,25 @@ class Fetched:
     etag: str | None
 
 
+class _ImageError(Exception):
+    """Ends the reading of an image with the failure that its row becomes."""
+
+    def __init__(self, kind: ErrorKind, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = Failure(kind, detail)
+
+
 def fetch(places: Iterable[Place], *, max_bytes: int) -> Iterator[Fetched | Failure]:
     """The bytes of each place, in order. At most `REQUESTS_AT_ONCE` images are held ahead of the reader."""
     places = list(places)
-    if all(is_local(resolve(p.container or p.uri)[0]) for p in places):
-        # A local read is faster than the thread that would do it.
+    if all(p.container_column is not None or local_path(p.container or p.uri) is not None for p in places):
+        # A local read is faster than the thread that would do it; cells share their row group one after the other.
         return (fetch_one(place, max_bytes=max_bytes) for place in places)
     return _fetch_ahead(places, max_bytes)
 
 
 def _fetch_ahead(places: list[Place], max_bytes: int) -> Iterator[Fetched | Failure]:
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, "fetch") as pool:
         for _, result in ahead(pool, lambda p: fetch_one(p, max_bytes=max_bytes), places, REQUESTS_AT_ONCE):
             yield result
 
@@ -67,111 +80,170 @@ def fetch_one(place: Place, *, max_bytes: int) -> Fetched | Failure:
     """The bytes of one image, or why they cannot be had. Overload and broken connections are retried with back-off."""
     try:
         if place.container_column is not None:
-            return _limited(Fetched(_cell(place), place.etag), max_bytes)
+            return _read_cell(place, max_bytes)
         if place.container is not None:
-            return _read_range(place, max_bytes)
+            return _read_member(place, max_bytes)
         return _read_object(place, max_bytes)
-    except FileNotFoundError:
+    except _ImageError as error:
+        return error.failure
+    except (FileNotFoundError, NotADirectoryError):
         return Failure(ErrorKind.NOT_FOUND, "no such object")
-    except PermissionError as error:
-        return Failure(ErrorKind.FORBIDDEN, _said(error))
     except Exception as error:  # whatever a store's library raises: the reason goes into the row
-        return Failure(ErrorKind.FETCH_FAILED, _said(error))
+        kind = ErrorKind.FORBIDDEN if is_refusal(error) else ErrorKind.FETCH_FAILED
+        return Failure(kind, f"{type(error).__name__}: {error}"[:200])
 
 
-def _read_object(place: Place, max_bytes: int) -> Fetched | Failure:
-    fs, path = resolve(place.uri)
+def _read_object(place: Place, max_bytes: int) -> Fetched:
     size, etag = place.size, place.etag
     if size is None:
         # Not listed, so the object is asked for its size before any of it is fetched.
-        info = retried(lambda: fs.info(path))
-        if info.get("type") == "directory":
-            return Failure(ErrorKind.NOT_FOUND, "a folder, not a file")
-        size = info.get("size")
-        etag = str(info["ETag"]).strip('"') if info.get("ETag") else None
-    if size is not None and size > max_bytes:
-        return Failure(ErrorKind.TOO_MANY_BYTES, f"{size} bytes; the limit is {max_bytes} (--max-bytes)")
-    data = _read_file(path) if is_local(fs) else retried(lambda: fs.cat_file(path))
-    if size is not None and len(data) != size:
-        return Failure(ErrorKind.CHANGED, f"{len(data)} bytes; it had {size} when it was listed")
-    return _limited(Fetched(data, etag), max_bytes)
+        found = stat(place.uri)
+        if found.kind != "file" or place.uri.endswith("/"):
+            raise _ImageError(ErrorKind.NOT_FOUND, "no file, but a folder or a device")
+        size, etag = found.size, found.etag
+    if size is None:  # some web servers do not say
+        data = _read(place.uri)
+        _check_size(len(data), max_bytes)
+        return Fetched(data, etag)
+    _check_size(size, max_bytes)
+    data = _read(place.uri, 0, size + 1)  # a byte more, to see whether it has grown
+    if len(data) != size:
+        found_bytes = f"{len(data)} bytes" if len(data) < size else "more bytes"
+        raise _ImageError(ErrorKind.CHANGED, f"{found_bytes}; it had {size} when it was listed")
+    return Fetched(data, etag)
 
 
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _read_range(place: Place, max_bytes: int) -> Fetched | Failure:
+def _read_member(place: Place, max_bytes: int) -> Fetched:
     assert place.container is not None and place.position is not None and place.size is not None
-    if place.size > max_bytes:
-        return Failure(ErrorKind.TOO_MANY_BYTES, f"{place.size} bytes; the limit is {max_bytes} (--max-bytes)")
-    if place.size == 0:
-        return Failure(ErrorKind.EMPTY, "no bytes")
-    fs, path = resolve(place.container)
-    start, end = place.position, place.position + place.size
-    data = retried(lambda: fs.cat_file(path, start=start, end=end))
-    if len(data) != place.size:
-        return Failure(ErrorKind.CHANGED, f"{len(data)} bytes of {place.size} are there; the shard is shorter now")
+    _check_size(place.size, max_bytes)
+    # With the member's header, which stands in the block before it, to see whether the shard is still the one listed.
+    start = place.position - tarfile.BLOCKSIZE
+    data = _read(place.container, start, place.position + place.size)
+    header, data = data[: tarfile.BLOCKSIZE], data[tarfile.BLOCKSIZE :]
+    if len(data) != place.size or not _announces(header, place.size):
+        raise _ImageError(
+            ErrorKind.CHANGED, f"the shard holds no member of {place.size} bytes at {place.position} any more"
+        )
     return Fetched(data, place.etag)
 
 
-def _cell(place: Place) -> bytes:
+def _announces(header: bytes, size: int) -> bool:
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size
+    except tarfile.HeaderError:
+        return False
+
+
+def _read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """Bytes start .. stop - 1, fewer where there are not so many; the whole object without them."""
+    fs, path = resolve(url)
+    read = _read_file if is_local(fs) else fs.cat_file
+    try:
+        data: bytes = retried(lambda: read(path, start=start, end=stop))
+    except Exception as error:
+        if is_beyond_end(error):
+            return b""
+        raise
+    return data
+
+
+def _read_file(path: str, start: int | None, end: int | None) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start or 0)
+        return file.read() if end is None else file.read(end - (start or 0))
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if not size:
+        raise _ImageError(ErrorKind.EMPTY, "no bytes")
+    if size > max_bytes:
+        raise _ImageError(ErrorKind.TOO_MANY_BYTES, f"{size} bytes; the limit is {max_bytes} (--max-bytes)")
+
+
+# ------------------------------------------------------------------------------------------ cells of a Parquet table
+
+
+def _read_cell(place: Place, max_bytes: int) -> Fetched:
     assert place.container is not None and place.container_column is not None and place.position is not None
-    value = _open_column(place.container, place.container_column).cell(place.position)
-    return value or b""
+    data = _open_column(place.container, place.container_column, place.etag).cell(place.position)
+    _check_size(len(data), max_bytes)
+    return Fetched(data, place.etag)
 
 
 class _ParquetColumn:
-    """One column of a Parquet file, read by row number; holds the row group that was read last."""
+    """One column of a Parquet file, read by row number; holds the row group that was read last, or why it could not.
+
+    Only the leaf with the bytes is read: of a Hugging Face image, a struct of `bytes` and `path`, the field `bytes`.
+    """
 
     def __init__(self, url: str, column: str) -> None:
-        fs, path = resolve(url)
-        self._parquet = pq.ParquetFile(fs.open(path, "rb"))
+        self._url = url
         self._column = column
-        counts = [self._parquet.metadata.row_group(i).num_rows for i in range(self._parquet.num_row_groups)]
-        self._starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
+        self._metadata: pq.FileMetaData = retried(lambda: self._read(None, lambda parquet: parquet.metadata))
+        groups = range(self._metadata.num_row_groups)
+        self._starts = list(accumulate((self._metadata.row_group(i).num_rows for i in groups), initial=0))
+        self._lock = threading.Lock()
         self._group: int | None = None
-        self._values: pa.ChunkedArray | None = None
+        self._cells: pa.ChunkedArray | Exception | None = None
 
-    def cell(self, row: int) -> bytes | None:
-        group = next(i for i in range(len(self._starts) - 1) if self._starts[i] <= row < self._starts[i + 1])
-        if group != self._group:
-            self._values = None  # two row groups of images at once may not fit
-            values = self._parquet.read_row_group(group, columns=[self._column]).column(0)
-            if pa.types.is_struct(values.type):
-                index = values.type.get_field_index("bytes")
-                values = pa.chunked_array([c.field(index) for c in values.chunks])
-            self._group, self._values = group, values
-        assert self._values is not None
-        cell: bytes | None = self._values[row - self._starts[group]].as_py()
-        return cell
+    def cell(self, row: int) -> bytes:
+        group = bisect_right(self._starts, row) - 1
+        if group == len(self._starts) - 1:
+            raise _ImageError(ErrorKind.CHANGED, f"the table has no row {row} now")
+        with self._lock:
+            if group != self._group:
+                self._cells = None  # two row groups of images at once may not fit
+                self._cells, self._group = self._group_or_error(group), group
+            if isinstance(self._cells, Exception):
+                raise self._cells
+            assert self._cells is not None
+            cell: bytes | None = self._cells[row - self._starts[group]].as_py()
+        return cell or b""
+
+    def _group_or_error(self, group: int) -> pa.ChunkedArray | Exception:
+        def cells(parquet: pq.ParquetFile) -> pa.ChunkedArray:
+            is_struct = pa.types.is_struct(parquet.schema_arrow.field(self._column).type)
+            leaf = f"{self._column}.bytes" if is_struct else self._column
+            values = parquet.read_row_group(group, columns=[leaf]).column(self._column)
+            return pc.struct_field(values, "bytes") if is_struct else values
+
+        try:
+            return retried(lambda: self._read(self._metadata, cells))
+        except Exception as error:  # kept, so that the other rows of the group need not wait for it as well
+            return error
+
+    def _read(self, metadata: pq.FileMetaData | None, what: Callable[[pq.ParquetFile], R]) -> R:
+        fs, path = resolve(self._url)
+        # Parquet asks for what it needs; a cache between would read ahead, into the other columns.
+        with fs.open(path, "rb", cache_type="none") as file, pq.ParquetFile(file, metadata=metadata) as parquet:
+            return what(parquet)
 
 
 @lru_cache(maxsize=1)
-def _open_column(url: str, column: str) -> _ParquetColumn:
+def _open_column(url: str, column: str, etag: str | None) -> _ParquetColumn:
+    if etag is not None and stat(url).etag != etag:
+        raise _ImageError(ErrorKind.CHANGED, "the table is not the one that was listed")
     return _ParquetColumn(url, column)
 
 
-def _limited(fetched: Fetched, max_bytes: int) -> Fetched | Failure:
-    if not fetched.data:
-        return Failure(ErrorKind.EMPTY, "no bytes")
-    if len(fetched.data) > max_bytes:
-        return Failure(ErrorKind.TOO_MANY_BYTES, f"{len(fetched.data)} bytes; the limit is {max_bytes} (--max-bytes)")
-    return fetched
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
+# ----------------------------------------------------------------------------------------------------- many at a time
 
 
 def ahead(pool: ThreadPoolExecutor, call: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[tuple[T, R]]:
-    """(item, call(item)) in order, with at most `count` calls running or waiting ahead of the reader."""
+    """(item, call(item)) in order, with at most `count` calls running or waiting ahead of the reader.
+
+    What still waits when the reader stops early is not begun any more.
+    """
     running: deque[tuple[T, Future[R]]] = deque()
-    for item in items:
-        running.append((item, pool.submit(call, item)))
-        if len(running) >= count:
+    try:
+        for item in items:
+            running.append((item, pool.submit(call, item)))
+            if len(running) >= count:
+                done, future = running.popleft()
+                yield done, future.result()
+        while running:
             done, future = running.popleft()
             yield done, future.result()
-    for done, future in running:
-        yield done, future.result()
+    finally:
+        for _, future in running:
+            future.cancel()

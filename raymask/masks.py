@@ -70,8 +70,8 @@ def encode_soft_masks(
     that is not finite gives a mask without pixels.
 
     Equal, byte for byte, to torchvision's `paste_masks_in_image(soft_masks[:, None], boxes, size_hw) > threshold` in
-    float32 on a CPU with fused multiply-add, encoded by pycocotools. Elsewhere a pixel whose value is within a few
-    roundings of the threshold may fall on the other side. Takes memory for the result, not for the image.
+    float32 on an x86 CPU with fused multiply-add, encoded by pycocotools. Where torch rounds otherwise, a pixel within
+    a few roundings of the threshold may differ. Takes memory for the result, not for the image.
 
     Raises ValueError if the shapes do not fit together or the image has no pixels or more than 2**32 - 1.
     """
@@ -80,12 +80,12 @@ def encode_soft_masks(
     if soft_masks.shape != (count, side, side) or side == 0 or boxes_xyxy.shape != (count, 4):
         shapes = f"{soft_masks.shape} and {boxes_xyxy.shape}"
         raise ValueError(f"soft_masks and boxes_xyxy have shapes {shapes}; wanted (N, M, M) and (N, 4)")
-    # One pixel of zeros around each mask, and one more behind, so that every source pixel has a next one. Transposed:
-    # the rows of `columns[i]` are what is interpolated between from one output column to the next.
-    columns = np.zeros((count, side + 3, side + 3), np.float32)
-    columns[:, 1 : side + 1, 1 : side + 1] = soft_masks.transpose(0, 2, 1)
+    # A pixel of zeros all around, as torchvision has it, and one more at the end, so that each source pixel has a next.
+    # Transposed, as one column at a time is read.
+    sources = np.zeros((count, side + 3, side + 3), np.float32)
+    sources[:, 1 : side + 1, 1 : side + 1] = soft_masks.transpose(0, 2, 1)
     boxes = _grown(boxes_xyxy, (side + 2) / side)
-    text, bounds, areas = _encode_all(columns, boxes, height, width, np.float32(threshold))
+    text, bounds, areas = _encode_all(sources, boxes, height, width, np.float32(threshold))
     letters = text.tobytes().decode("ascii")
     return EncodedMasks([letters[start:end] for start, end in pairwise(bounds.tolist())], areas)
 
@@ -226,7 +226,7 @@ def _find_toggles(
     threshold: np.float32,
     toggles: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], int]:
-    """The pixels at which one mask changes sides, in `toggles` or a larger copy of it, and how many they are."""
+    """Numbers of the pixels at which one mask changes sides, in `toggles` or a larger copy, and how many they are."""
     x_min, y_min, x_max, y_max = box
     box_width, box_height = max(x_max - x_min + 1, 1), max(y_max - y_min + 1, 1)
     x_start, x_stop = max(x_min, 0), min(x_max + 1, width)
@@ -234,9 +234,9 @@ def _find_toggles(
     used = 0
     if x_start >= x_stop or y_start >= y_stop:
         return toggles, used
-    small = box_width + box_height <= SMALL
-    xs = _stretch(len(source) - 1, box_width, x_start - x_min, x_stop - x_min, small)
-    ys = _stretch(len(source) - 1, box_height, y_start - y_min, y_stop - y_min, small)
+    cells, small = len(source) - 1, box_width + box_height <= SMALL
+    xs = _stretch(cells, box_width, x_start - x_min, x_stop - x_min, small)
+    ys = _stretch(cells, box_height, y_start - y_min, y_stop - y_min, small)
     margin = max(np.abs(source).max(), ONE) * MARGIN
     values = np.empty(len(source), np.float32)
     for i in range(x_stop - x_start):
@@ -304,25 +304,25 @@ def _toggle(toggles: NDArray[np.int64], used: int, pixel: int) -> int:
 # product of its two weights; in larger ones it mixes along the rows, then down the columns
 # (`_use_vectorized_kernel_cond_2d` in aten/src/ATen/native/cpu/UpSampleKernel.cpp). Its compiler makes of
 # a * b + c * d the product c * d and a fused multiply-add, and in the kernel for small outputs fuses the source
-# position too. The number of threads changes nothing.
+# position too. So it is in torch 2.15 with AVX2 and with AVX-512, for any number of threads.
 SMALL = 128
-# More than all these roundings add up to, some ten of 2**-24 each, for values up to 1.
+# More than these roundings add up to, some ten of 2**-24 each, where no value is above 1.
 MARGIN = np.float32(2.0**-20)
 
 
 @compiled
-def _stretch(sources: int, size: int, start: int, stop: int, small: bool) -> _Axis:
-    """Output pixels start to stop of an axis along which `sources` pixels are stretched to `size`."""
-    scale = np.float32(sources) / np.float32(size)
+def _stretch(count: int, size: int, start: int, stop: int, small: bool) -> _Axis:
+    """Output pixels start to stop of an axis along which `count` source pixels are stretched to `size`."""
+    scale = np.float32(count) / np.float32(size)
     cells = np.empty(stop - start, np.int64)
     near, far = np.empty(stop - start, np.float32), np.empty(stop - start, np.float32)
     for i in range(stop - start):
         centre = np.float32(start + i) + HALF
         position = max(_fma(scale, centre, -HALF) if small else scale * centre - HALF, ZERO)
-        cells[i] = min(int(position), sources - 1)
+        cells[i] = min(int(position), count - 1)
         far[i] = position - np.float32(cells[i])
         near[i] = ONE - far[i]
-    return _Axis(cells, near, far, np.searchsorted(cells, np.arange(sources), side="right"))
+    return _Axis(cells, near, far, np.searchsorted(cells, np.arange(count), side="right"))
 
 
 @compiled

@@ -46,8 +46,8 @@ from raymask.journal import (
 from raymask.journal.manifest import CHUNK_ROWS, SeenIds, check_user_columns
 from raymask.journal.run import check_same
 from raymask.progress import Reporter, Silent
-from raymask.publish import publish
 from raymask.published import Published
+from raymask.publishing import publish
 from raymask.sources import Source, open_source
 from raymask.storage import Folder, absolute
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of

@@ -9,7 +9,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
@@ -145,8 +145,12 @@ def stat(url: str) -> Stat:
     if is_local(fs):
         return local_stat(os.stat(path))
     info = retried(lambda: fs.info(path))
-    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-    return Stat(info["type"], info.get("size"), etag or None)
+    return Stat(info["type"], info.get("size"), etag_of(info))
+
+
+def etag_of(info: Mapping[str, Any]) -> str | None:
+    """The ETag in what a store says of an object, under the names that stores have for it."""
+    return str(info.get("ETag") or info.get("etag") or "").strip('"') or None
 
 
 def local_stat(status: os.stat_result) -> Stat:

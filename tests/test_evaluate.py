@@ -18,8 +18,8 @@ from raymask.errors import ConfigError, OutputError
 from raymask.evaluate import METRICS, IouType, coco_metrics, coco_results, evaluate, match_images, read_annotations
 from raymask.journal import Run
 from raymask.masks import area, encode
+from raymask.output import Masks
 from raymask.published import INDEX_FILE, Published, PublishedFile, Shard
-from raymask.query import Masks
 from raymask.schema import INSTANCES, image_id, images_schema, with_footer
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference_eval"

@@ -33,8 +33,14 @@ def rows_of(out: Path, table: str) -> set[str]:
     return texts
 
 
-def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL for the driver; Ray's own processes, in the same session, find out for themselves."""
+def run_to_end(arguments: list[str]) -> str:
+    outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL for the driver; the processes of Ray find out for themselves."""
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
 
@@ -44,7 +50,7 @@ def test_kill_9_at_random_moments(model_folder: str, tmp_path: Path) -> None:
     source = draw_folder(tmp_path / "in", IMAGES - 6, broken=6)
     calm = tmp_path / "calm"
     started = time.monotonic()
-    subprocess.run(command(source, calm, model_folder), check=True, capture_output=True, timeout=200)
+    run_to_end(command(source, calm, model_folder))
     whole_run_s = time.monotonic() - started
 
     out, chance = tmp_path / "killed", random.Random(5)
@@ -55,12 +61,11 @@ def test_kill_9_at_random_moments(model_folder: str, tmp_path: Path) -> None:
         )
         # Anywhere from the start of the program to its last moments, were it to run alone.
         time.sleep(whole_run_s * chance.uniform(0.2, 1.0))
-        kill_session(process)
+        kill(process)
         parts = out / "_raymask" / "parts"
         progress.append(len(list(parts.glob("0*.parquet"))) if parts.exists() else 0)
     assert progress == sorted(progress), "a part that was there is gone"
-    last = subprocess.run(command(source, out, model_folder), check=True, capture_output=True, timeout=200)
-    assert f"{IMAGES} images: {IMAGES - 6} ok".encode() in last.stdout
+    assert f"{IMAGES} images: {IMAGES - 6} ok" in run_to_end(command(source, out, model_folder))
 
     assert len(rows_of(calm, "images")) == IMAGES
     for table in ("images", "instances"):

@@ -19,7 +19,7 @@ LAYERS = [
     {"fetch", "decode", "model", "tables"},
     {"sources", "journal", "cluster"},
     {"published"},
-    {"publish", "query", "state", "cleanup"},
+    {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluate"},
     {"demo"},
     {"cli"},

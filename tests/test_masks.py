@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from raymask.masks import EncodedMasks, area, decode, encode, encode_soft_masks, validate_rle
+from raymask.masks import EncodedMasks, area, compiled, decode, encode, encode_soft_masks, validate_rle
 
 # pycocotools' `decode` is older than NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -160,7 +160,7 @@ def test_boxes_that_are_not_in_the_image_give_no_pixels(box: tuple[float, ...]) 
 
 @pytest.mark.parametrize("reach", [1e4, 1e9, 1e30])
 def test_huge_boxes_cost_no_more_than_the_image(reach: float) -> None:
-    """Around the image's corner: its quarter of the mask, as far as the image goes."""
+    """The image is a speck in the middle of the box, where one quarter of the mask alone has a value of about 1/4."""
     masks = np.zeros((2, 28, 28), np.float32)
     masks[0, 14:, 14:] = 1
     masks[1, :14, :14] = 1
@@ -320,3 +320,9 @@ def test_runs_of_an_image_as_large_as_can_be() -> None:
     corners = np.array([[0, 0, 9, 9], [width - 9, height - 9, width, height]], np.float32)
     encoded = encode_soft_masks(np.ones((2, 28, 28), np.float32), corners, (height, width))
     assert encoded.areas.tolist() == [area({"size": [height, width], "counts": text}) for text in encoded.counts]
+
+
+def test_code_is_compiled_even_where_it_cannot_be_kept() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x", namespace)  # without a file, so there is no folder to keep it beside
+    assert compiled(namespace["double"])(21) == 42

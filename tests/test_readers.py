@@ -34,8 +34,8 @@ import raymask
 from raymask.errors import ErrorKind, Failure, OutputError
 from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts, write_part
 from raymask.masks import EncodedMasks, encode
-from raymask.publish import ShardPlan, publish_shard
 from raymask.published import INDEX_FILE, Published, read_published
+from raymask.publishing import ShardPlan, publish_shard
 from raymask.schema import IMAGES, INSTANCES, MANIFEST, footer_of, image_id, images_schema
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import draw_folder
+from stores import s3_store
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README.read_text(), re.DOTALL)
@@ -22,8 +23,6 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README.read_text(), re.DOTALL)
 @pytest.fixture(scope="module")
 def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with what the README takes for granted: photos, a model, a list, shards, a bucket with the same."""
-    from stores import s3_store
-
     root = tmp_path_factory.mktemp("reader")
     photos = draw_folder(root / "photos", 5, broken=1)
     shutil.copytree(model_folder, root / "model")
@@ -34,9 +33,9 @@ def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) ->
             tar.add(photos / f"000{int(shard)}.png", f"{shard}.png")
     (root / ".venv" / "bin").mkdir(parents=True)
     (root / ".venv" / "bin" / "activate").write_text("")
-    with s3_store("bucket") as fs:
-        fs.put(f"{photos}/", "bucket/photos/", recursive=True)
-        fs.put(f"{root}/model/", "bucket/model/", recursive=True)
+    with s3_store() as store:
+        for file in (*photos.iterdir(), *(root / "model").iterdir()):
+            store.put(str(file.relative_to(root)), file.read_bytes())
         yield root
 
 

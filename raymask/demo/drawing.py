@@ -23,10 +23,12 @@ from raymask.masks import encode
 SIDE = 128
 SHORTEST_SIDE = 96
 CATEGORIES = ("circle", "square", "triangle", "star")  # their COCO ids are 1, 2, ...
-MOST_OBJECTS = 7
-RADII = (9.0, 26.0)
-LEAST_VISIBLE = 0.45  # of an object's pixels; where it would be less, the one that covers it is not drawn
-LEAST_CONTRAST = 70.0  # between the colours of an object and of the ground: distance in RGB
+MOST_OBJECTS = 5
+RADII = (12.0, 30.0)
+LEAST_VISIBLE = 0.5  # of an object's pixels; where it would be less, the one that covers it is not drawn
+LEAST_CONTRAST = 90.0  # between the colours of an object and of the ground: distance in RGB
+TURN = 0.35  # radians
+START = {"circle": 0, "square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}
 OVERSAMPLING = 4  # edges are drawn finer than the pixels and averaged, as a camera does
 
 Pixels = NDArray[np.uint8]
@@ -89,7 +91,7 @@ def draw(rng: np.random.Generator) -> Drawing:
         categories.append(category)
         shapes.append(shape)
         visible = [*left, shape]
-    noisy = canvas + rng.normal(0, rng.uniform(2, 12), canvas.shape)
+    noisy = canvas + rng.normal(0, rng.uniform(2, 8), canvas.shape)
     return Drawing(noisy.clip(0, 255).astype(np.uint8), tuple(categories), tuple(visible))
 
 
@@ -98,7 +100,7 @@ def outline(category: str, size_hw: tuple[int, int], rng: np.random.Generator) -
     radius = rng.uniform(*RADII)
     centre = rng.uniform(radius * 0.7, np.array(size_hw[::-1]) - radius * 0.7)
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[category]
-    angles = rng.uniform(0, 2 * math.pi) + np.arange(corners) * (2 * math.pi / corners)
+    angles = START[category] + rng.uniform(-TURN, TURN) + np.arange(corners) * (2 * math.pi / corners)
     radii = np.full(corners, radius)
     if category == "star":
         radii[1::2] *= 0.45

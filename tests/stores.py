@@ -1,0 +1,149 @@
+"""Stores to test against: an S3 of moto's on this machine, whose requests can be watched and made to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+from urllib.parse import quote
+
+import fsspec
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from raymask import fetch, storage
+
+BUCKET = "bucket"
+NEWLINE = "\u240a"  # what moto keeps for a newline in a key, since it cannot find its way to one
+
+
+@dataclass
+class Request:
+    """One request as the server saw it. path: bucket and key, not quoted."""
+
+    method: str
+    path: str
+    query: str
+    range: str | None
+
+
+@dataclass
+class Store:
+    """A bucket in a server of this process.
+
+    requests: all that came in. fault: called with each; returns (HTTP status, S3 error code) to refuse it with, or
+    None to let it pass. lose_answers: carry out what `fault` refuses all the same.
+    """
+
+    endpoint: str
+    requests: list[Request] = field(default_factory=list)
+    fault: Callable[[Request], tuple[int, str] | None] = lambda request: None
+    lose_answers: bool = False
+    delay_s: Callable[[Request], float] = lambda request: 0.0
+
+    @property
+    def url(self) -> str:
+        return f"s3://{BUCKET}"
+
+    @property
+    def fs(self) -> Any:
+        return storage.resolve(self.url)[0]
+
+    def put(self, key: str, data: bytes = b"") -> str:
+        """Store an object under exactly this key, past the server, which is no request; returns its URL."""
+        s3_backends["123456789012"]["aws"].put_object(BUCKET, key.replace("\n", NEWLINE), data)
+        return f"{self.url}/{key}"
+
+    def delete(self, key: str) -> None:
+        s3_backends["123456789012"]["aws"].delete_object(BUCKET, key)
+
+    def count(self, method: str, path_part: str = "") -> int:
+        return sum(r.method == method and path_part in r.path for r in self.requests)
+
+
+@contextlib.contextmanager
+def s3_store() -> Iterator[Store]:
+    """An empty bucket, and an environment in which `s3://` means the server that holds it, here and in child processes.
+
+    Ray workers inherit their environment from the process that starts Ray, so enter this before.
+    """
+    moto = DomainDispatcherApplication(create_backend_app)
+    store = Store(endpoint="")
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace").removeprefix("/")
+        request = Request(environ["REQUEST_METHOD"], path, environ["QUERY_STRING"], environ.get("HTTP_RANGE"))
+        store.requests.append(request)
+        time.sleep(store.delay_s(request))
+        refused = store.fault(request)
+        if refused is None:
+            environ["PATH_INFO"] = environ["PATH_INFO"].replace("\n", NEWLINE.encode().decode("latin-1"))
+            return [part.replace(quote(NEWLINE).encode(), b"%0A") for part in moto(environ, start_response)]
+        if store.lose_answers:
+            list(moto(environ, lambda *_, **__: None))
+        else:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        status, code = refused
+        body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        start_response(f"{status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [] if request.method == "HEAD" else [body]
+
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, name="s3", daemon=True)
+    thread.start()
+    store.endpoint = f"http://127.0.0.1:{server.server_port}"
+    environment = {
+        "AWS_ENDPOINT_URL": store.endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    try:
+        with fresh_environment(environment):
+            # All servers of a process share one memory.
+            urllib.request.urlopen(urllib.request.Request(f"{store.endpoint}/moto-api/reset", method="POST")).close()
+            store.fs.call_s3("create_bucket", Bucket=BUCKET)
+            store.requests.clear()
+            yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def fresh_environment(variables: dict[str, str], unset: Iterable[str] = ()) -> Iterator[None]:
+    """The process environment with these variables, and file systems that were opened in it."""
+    with mock.patch.dict(os.environ, variables):
+        for name in unset:
+            os.environ.pop(name, None)
+        forget_file_systems()
+        try:
+            yield
+        finally:
+            forget_file_systems()
+
+
+def forget_file_systems() -> None:
+    """Close what raymask and fsspec have opened in this process: each keeps its file systems with their endpoints."""
+    storage._file_system.cache_clear()
+    fetch._open_column.cache_clear()
+    for kind in (storage.S3, fsspec.get_filesystem_class("s3"), fsspec.get_filesystem_class("memory")):
+        kind.clear_instance_cache()
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        pass

@@ -1,0 +1,86 @@
+"""From a bucket to a bucket: the same tables as from a folder to a folder, and the same ways to go on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import raymask
+from conftest import draw_folder
+from stores import Store, s3_store
+
+OPTIONS = ["--precision", "fp32", "--images-per-part", "4", "--images-per-file", "8"]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with s3_store() as store:
+        yield store
+
+
+def segment(source: str, out: str, weights: str, *options: str) -> str:
+    """By the command line, for Ray's workers have the environment of the process that starts them."""
+    command = [sys.executable, "-m", "raymask.cli", "segment", source, "--out", out, "--weights", weights]
+    outcome = subprocess.run([*command, *OPTIONS, *options], capture_output=True, text=True, timeout=250)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def without_place(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what says where the image lies and which version of it was read."""
+    rows = [{**row, "uri": row["uri"].rsplit("/", 1)[-1]} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("image_id", "etag")} for row in rows]
+
+
+def test_a_bucket_gives_the_same_tables_as_a_folder(store: Store, model_folder: str, tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "in", 14, broken=2)
+    for file in folder.iterdir():
+        store.put(f"photos/{file.name}", file.read_bytes())
+    for file in Path(model_folder).iterdir():
+        store.put(f"model/{file.name}", file.read_bytes())
+    local, remote = str(tmp_path / "out"), f"{store.url}/masks"
+    segment(str(folder), local, model_folder)
+    shown = segment(f"{store.url}/photos", remote, f"{store.url}/model")
+    assert "16 images: 14 ok with 70 instances, 2 failed" in shown
+
+    here, there = raymask.open(local), raymask.open(remote)
+    for table in ("images", "instances"):
+        ours = getattr(there, table).to_arrow().to_pylist()
+        assert without_place(ours) == without_place(getattr(here, table).to_arrow().to_pylist())
+        assert all(row["uri"].startswith(f"{store.url}/photos/") for row in ours)
+    etags = {row["uri"]: row["etag"] for row in there.images.to_arrow().to_pylist()}
+    assert etags[f"{store.url}/photos/0000.png"] == store.fs.info("bucket/photos/0000.png")["ETag"].strip('"')
+    first = there.instances.to_pandas().iloc[0]
+    assert int(there.mask(first.uri, first.instance).sum()) == first.area
+
+    # Plain readers find the files where a folder of them would be.
+    listed = sorted(k for k in store.keys() if k.startswith("masks/") and "_raymask" not in k)
+    files = [f"masks/{t}/part-0000{n}.parquet" for t in ("images", "instances") for n in (0, 1)]
+    assert listed == [*files, "masks/raymask.json"]
+    assert pq.read_table(f"bucket/{files[0]}", filesystem=store.fs).num_rows == 8
+
+    # A lost part is done again, a new image is added, and nothing else is touched.
+    state = raymask.status(remote)
+    assert (state.images, state.pending, state.published, state.writer) == (16, 0, True, None)
+    lost = next(k for k in store.keys() if "_raymask/parts/" in k)
+    store.fs.rm_file(f"bucket/{lost}")
+    store.put("photos/0099.png", (folder / "0003.png").read_bytes())
+    assert " 4 of them now" in segment(f"{store.url}/photos", remote, f"{store.url}/model")
+    assert "17 images: 15 ok" in segment(f"{store.url}/photos", remote, f"{store.url}/model")
+
+
+def test_a_bucket_that_is_not_there_is_an_error(store: Store, model_folder: str, tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "in", 1)
+    command = [sys.executable, "-m", "raymask.cli", "segment"]
+    for source, out in ((str(folder), "s3://nowhere/out"), ("s3://nowhere/photos", str(tmp_path / "out"))):
+        arguments = [*command, source, "--out", out, "--weights", model_folder]
+        outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+        assert outcome.returncode == 1
+        assert "s3://nowhere/" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
