@@ -108,7 +108,7 @@ def _file_system(protocol: str) -> Any:
             return S3(use_listings_cache=False, max_concurrency=1)
         options = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
         return fsspec.filesystem(protocol, **options)
-    except (ValueError, ImportError, TypeError) as error:
+    except (ValueError, ImportError, TypeError, OSError) as error:
         raise ConfigError(f"cannot open {protocol}:// URLs ({error})") from error
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-
-import raymask
 from conftest import draw_folder
 from stores import Store, s3_store
+
+import raymask
 
 OPTIONS = ["--precision", "fp32", "--images-per-part", "4", "--images-per-file", "8"]
 
@@ -60,7 +60,8 @@ def test_a_bucket_gives_the_same_tables_as_a_folder(store: Store, model_folder: 
     assert int(there.mask(first.uri, first.instance).sum()) == first.area
 
     # Plain readers find the files where a folder of them would be.
-    listed = sorted(k for k in store.keys() if k.startswith("masks/") and "_raymask" not in k)
+    keys = store.keys()
+    listed = sorted(k for k in keys if k.startswith("masks/") and "_raymask" not in k)
     files = [f"masks/{t}/part-0000{n}.parquet" for t in ("images", "instances") for n in (0, 1)]
     assert listed == [*files, "masks/raymask.json"]
     assert pq.read_table(f"bucket/{files[0]}", filesystem=store.fs).num_rows == 8
@@ -68,7 +69,7 @@ def test_a_bucket_gives_the_same_tables_as_a_folder(store: Store, model_folder: 
     # A lost part is done again, a new image is added, and nothing else is touched.
     state = raymask.status(remote)
     assert (state.images, state.pending, state.published, state.writer) == (16, 0, True, None)
-    lost = next(k for k in store.keys() if "_raymask/parts/" in k)
+    lost = next(k for k in keys if "_raymask/parts/" in k)
     store.fs.rm_file(f"bucket/{lost}")
     store.put("photos/0099.png", (folder / "0003.png").read_bytes())
     assert " 4 of them now" in segment(f"{store.url}/photos", remote, f"{store.url}/model")

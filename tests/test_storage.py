@@ -8,9 +8,11 @@ import itertools
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -58,7 +60,7 @@ def local(tmp_path: Path) -> Folder:
 def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, which are not waited for."""
     waits: list[float] = []
-    monkeypatch.setattr(storage.time, "sleep", waits.append)
+    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
     return waits
 
 

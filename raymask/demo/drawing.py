@@ -22,13 +22,13 @@ from raymask.masks import encode
 
 SIDE = 128
 SHORTEST_SIDE = 96
-CATEGORIES = ("circle", "square", "triangle", "star")  # their COCO ids are 1, 2, ...
+CATEGORIES = ("circle", "square", "star")  # their COCO ids are 1, 2, ...
 MOST_OBJECTS = 5
 RADII = (12.0, 30.0)
 LEAST_VISIBLE = 0.5  # of an object's pixels; where it would be less, the one that covers it is not drawn
 LEAST_CONTRAST = 90.0  # between the colours of an object and of the ground: distance in RGB
-TURN = 0.35  # radians
-START = {"circle": 0, "square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}
+TURN = 0.35  # radians, at most, either way
+START = {"circle": 0.0, "square": math.pi / 4, "star": -math.pi / 2}  # radians, of the first corner
 OVERSAMPLING = 4  # edges are drawn finer than the pixels and averaged, as a camera does
 
 Pixels = NDArray[np.uint8]
@@ -99,7 +99,7 @@ def outline(category: str, size_hw: tuple[int, int], rng: np.random.Generator) -
     """The corners of a shape anywhere in the picture, turned at random: N x 2, (x, y)."""
     radius = rng.uniform(*RADII)
     centre = rng.uniform(radius * 0.7, np.array(size_hw[::-1]) - radius * 0.7)
-    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[category]
+    corners = {"circle": 48, "square": 4, "star": 10}[category]
     angles = START[category] + rng.uniform(-TURN, TURN) + np.arange(corners) * (2 * math.pi / corners)
     radii = np.full(corners, radius)
     if category == "star":
@@ -125,7 +125,8 @@ def textured(colour: Colour, size_hw: tuple[int, int], rng: np.random.Generator)
         y, x = np.mgrid[:height, :width]
         angle, period = rng.uniform(0, math.pi), rng.uniform(5, 12)
         pattern = pattern + 14 * np.sin((x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / period))
-    return colour + pattern[:, :, None] * rng.uniform(0.6, 1.2, 3)
+    pixels: NDArray[np.float64] = colour + pattern[:, :, None] * rng.uniform(0.6, 1.2, 3)
+    return pixels
 
 
 def contrasting(ground: Colour, rng: np.random.Generator) -> Colour:
@@ -138,7 +139,8 @@ def contrasting(ground: Colour, rng: np.random.Generator) -> Colour:
 
 def coco_record(drawings: Sequence[Drawing], file_names: Sequence[str]) -> dict[str, Any]:
     """The content of a COCO annotation file; ids of images and annotations count from 1, segmentations are RLE."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (drawing, file_name) in enumerate(zip(drawings, file_names, strict=True), 1):
         height, width = drawing.pixels.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})

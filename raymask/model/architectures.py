@@ -16,6 +16,8 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
@@ -75,13 +77,21 @@ def _resnet50_v2(num_classes: int, **kwargs: Any) -> MaskRCNN:
     return maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
 
 
-def _resnet10(num_classes: int, fpn_channels: int = 64, **kwargs: Any) -> MaskRCNN:
-    """Four basic blocks and a narrow pyramid: small enough to train on two CPU cores in minutes."""
+def _resnet10(num_classes: int, fpn_channels: int = 64, head_width: int = 256, **kwargs: Any) -> MaskRCNN:
+    """Four basic blocks, a narrow pyramid and narrow heads: small enough to train on two CPU cores in minutes."""
     body = ResNet(BasicBlock, [1, 1, 1, 1])
     layers = {f"layer{i + 1}": str(i) for i in range(4)}
     pyramid = BackboneWithFPN(body, layers, [64, 128, 256, 512], fpn_channels, extra_blocks=LastLevelMaxPool())
     anchors = AnchorGenerator(((16,), (32,), (64,), (128,), (256,)), ((0.5, 1.0, 2.0),) * 5)
-    return MaskRCNN(pyramid, num_classes, rpn_anchor_generator=anchors, **kwargs)
+    return MaskRCNN(
+        pyramid,
+        rpn_anchor_generator=anchors,
+        box_head=TwoMLPHead(fpn_channels * 7 * 7, head_width),
+        box_predictor=FastRCNNPredictor(head_width, num_classes),
+        mask_head=MaskRCNNHeads(fpn_channels, (fpn_channels,) * 4, 1),
+        mask_predictor=MaskRCNNPredictor(fpn_channels, fpn_channels, num_classes),
+        **kwargs,
+    )
 
 
 ARCHITECTURES: dict[str, Callable[..., MaskRCNN]] = {

@@ -8,7 +8,7 @@ ConfigError that names the source.
 `opening` decides what a source is; `listings`, `shards`, `annotations`, `manifests` and `parquet` read one kind each.
 """
 
-from raymask.sources.opening import open_source
+from raymask.sources.opening import advice, open_source
 from raymask.sources.stream import Entry, Source
 
-__all__ = ["Entry", "Source", "open_source"]
+__all__ = ["Entry", "Source", "advice", "open_source"]

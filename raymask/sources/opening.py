@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from braceexpand import braceexpand
@@ -19,7 +19,7 @@ from raymask.sources.manifests import csv_source, json_lines_source, tsv_source
 from raymask.sources.parquet import parquet_source
 from raymask.sources.shards import packed_tar_source, tar_source
 from raymask.sources.stream import Entry, Source, accepted_endings, ending_of, read_plainly, said_plainly
-from raymask.storage import Stat, absolute, resolve, stat
+from raymask.storage import Stat, is_local, join, resolve, stat
 
 MAX_EXPANDED = 100_000
 REQUESTS_AT_ONCE = 8
@@ -47,6 +47,15 @@ def open_source(config: SegmentConfig) -> Source:
         source = _open(config)
     source.batches = read_plainly(config.source, source.batches)
     return source
+
+
+def advice(spec: str, skipped: Mapping[str, int]) -> str:
+    """What to do about a source in which no images were found, from what `Source.skipped` says of it."""
+    for ending in sorted(skipped, key=lambda ending: -skipped[ending]):
+        if ending in FILES_OF_IMAGES and ending != ".json":  # JSON lies beside images for many reasons
+            example = f", such as {join(spec, f'**/*{ending}')!r}" if not is_glob(spec) else ""
+            return f"{ending} files are read where a pattern names their ending{example}"
+    return "--extensions takes other endings"
 
 
 def _open(config: SegmentConfig) -> Source:
@@ -89,7 +98,9 @@ def _entries_of(urls: list[str]) -> Iterator[Entry]:
 def _entry(url: str, found: Stat) -> Entry:
     if found.kind != "file":
         raise ConfigError(f"{url} is a {found.kind}, and a file is meant; name files, a folder or a glob")
-    return Entry(absolute(url), found.size, found.etag)
+    fs, path = resolve(url)
+    # As a listing names it, so that an image has one uri whichever way it was found.
+    return Entry(path if is_local(fs) else fs.unstrip_protocol(path), found.size, found.etag)
 
 
 def _expand_braces(spec: str) -> list[str]:

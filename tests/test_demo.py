@@ -1,0 +1,102 @@
+"""The demo's parts: data that are what their annotations say, a loop that learns, pictures that show masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from raymask.demo import pictures, training
+from raymask.demo.__main__ import make_folder
+from raymask.demo.drawing import CATEGORIES, box_xyxy, draw, write_data_set
+from raymask.errors import ConfigError
+from raymask.masks import decode, encode
+
+
+def test_the_data_set_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    for name, seed in (("one", 5), ("again", 5), ("other", 6)):
+        write_data_set(tmp_path / name, train=4, held_out=2, seed=seed)
+    files = [f.relative_to(tmp_path / "one") for f in (tmp_path / "one").rglob("*") if f.is_file()]
+    assert len(files) == 4 + 2 + 3 + 2
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert (tmp_path / "one/train.json").read_text() != (tmp_path / "other/train.json").read_text()
+
+
+def test_annotations_say_what_is_in_the_pictures(tmp_path: Path) -> None:
+    write_data_set(tmp_path, train=6, held_out=3, seed=1)
+    record = json.loads((tmp_path / "train.json").read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in record["images"]}
+    for image in record["images"]:
+        assert PIL.Image.open(tmp_path / "train" / image["file_name"]).size == (image["width"], image["height"])
+    taken: dict[int, np.ndarray] = {}
+    for annotation in record["annotations"]:
+        mask = decode(annotation["segmentation"])
+        assert mask.shape == sizes[annotation["image_id"]]
+        assert int(mask.sum()) == annotation["area"] > 0
+        x_min, y_min, x_max, y_max = box_xyxy(mask)
+        assert annotation["bbox"] == [x_min, y_min, x_max - x_min, y_max - y_min]
+        # Only what is visible of an object is its own, so that no two share a pixel.
+        before = taken.setdefault(annotation["image_id"], np.zeros(mask.shape, bool))
+        assert not (before & mask).any()
+        before |= mask
+    assert {a["category_id"] for a in record["annotations"]} <= set(range(1, len(CATEGORIES) + 1))
+
+
+def test_objects_can_be_told_from_the_ground() -> None:
+    for seed in range(20):
+        drawing = draw(np.random.default_rng(seed))
+        ground = ~np.logical_or.reduce(drawing.masks)
+        for mask in drawing.masks:
+            difference = drawing.pixels[mask].mean(axis=0) - drawing.pixels[ground].mean(axis=0)
+            assert np.linalg.norm(difference) > 40
+
+
+def test_a_few_steps_lower_the_loss_and_give_a_model_folder(tmp_path: Path) -> None:
+    write_data_set(tmp_path, train=16, held_out=1, seed=2)
+    lines: list[str] = []
+    model = training.train(tmp_path / "train.json", tmp_path / "train", str(tmp_path / "model"), 12, 0, lines.append)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+    assert model.spec.training["steps"] == 12
+    assert sorted(f.name for f in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_a_mirrored_sample_is_mirrored_whole(tmp_path: Path) -> None:
+    write_data_set(tmp_path, train=1, held_out=1, seed=3)
+    [sample] = training.read_samples(tmp_path / "train.json", tmp_path / "train")
+    chances = np.random.default_rng(0)
+    mirrored = next(m for m in (training.maybe_mirrored(sample, chances) for _ in range(20)) if m is not sample)
+    for mask, box in zip(mirrored[1]["masks"].numpy(), mirrored[1]["boxes"].tolist(), strict=True):
+        assert list(box_xyxy(mask.astype(bool))) == box
+    np.testing.assert_array_equal(mirrored[0].numpy()[:, :, ::-1], sample[0].numpy())
+
+
+def test_pictures_show_masks_and_outlines() -> None:
+    pixels = np.full((20, 30, 3), 128, np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 5:25] = True
+    instance = {"category": "star", "category_id": 3, "score": 0.9, "mask": encode(mask)}
+    shown = np.asarray(pictures.draw_instances(pixels, [instance]))
+    assert shown.shape == (60, 90, 3)
+    assert tuple(shown[0, 0]) == (128, 128, 128)
+    assert tuple(shown[44, 60]) == pictures.COLOURS[3]  # the lower outline
+    inside = shown[38, 60]
+    assert tuple(inside) != (128, 128, 128)
+    assert tuple(inside) != pictures.COLOURS[3]
+    assert pictures.contact_sheet([PIL.Image.fromarray(shown)] * 4).size == (3 * 98 + 8, 2 * 68 + 8)
+
+
+def test_the_demo_makes_only_its_own_folder_anew(tmp_path: Path) -> None:
+    make_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "old").touch()
+    make_folder(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "old").exists()
+    (tmp_path / "mine").touch()
+    with pytest.raises(ConfigError, match="not of an earlier demo"):
+        make_folder(tmp_path)
+    assert (tmp_path / "mine").exists()
