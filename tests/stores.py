@@ -21,7 +21,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from raymask import fetch, storage
 
 BUCKET = "bucket"
-NEWLINE = "\u240a"  # what moto keeps for a newline in a key, since it cannot find its way to one
+NEWLINE = "\x02"  # what moto keeps for a newline in a key, since it cannot find its way to one
 
 
 @dataclass

@@ -31,7 +31,8 @@ def test_annotations_say_what_is_in_the_pictures(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "train.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in record["images"]}
     for image in record["images"]:
-        assert PIL.Image.open(tmp_path / "train" / image["file_name"]).size == (image["width"], image["height"])
+        with PIL.Image.open(tmp_path / "train" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
     taken: dict[int, np.ndarray] = {}
     for annotation in record["annotations"]:
         mask = decode(annotation["segmentation"])

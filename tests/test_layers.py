@@ -20,7 +20,7 @@ LAYERS = [
     {"sources", "journal", "cluster"},
     {"published"},
     {"publishing", "output", "state", "cleanup"},
-    {"pipeline", "evaluate"},
+    {"pipeline", "evaluation"},
     {"demo"},
     {"cli"},
     {"jobs"},

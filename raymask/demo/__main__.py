@@ -15,7 +15,7 @@ from raymask.demo.drawing import write_data_set
 from raymask.demo.pictures import save_pictures
 from raymask.demo.training import train
 from raymask.errors import ConfigError, RaymaskError
-from raymask.evaluate import evaluate
+from raymask.evaluation import evaluate
 from raymask.output import Masks
 from raymask.progress import duration_text
 

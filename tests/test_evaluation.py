@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymask.errors import ConfigError, OutputError
-from raymask.evaluate import METRICS, IouType, coco_metrics, coco_results, evaluate, match_images, read_annotations
+from raymask.evaluation import METRICS, IouType, coco_metrics, coco_results, evaluate, match_images, read_annotations
 from raymask.journal import Run
 from raymask.masks import area, encode
 from raymask.output import Masks
