@@ -71,8 +71,8 @@ def summary_text(summary: Summary) -> str:
         f"{summary.failed:,} failed. {summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
         *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
         f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
-        f'next     duckdb -c "{query}"',
-        f"         python -c \"import raymask; print(raymask.open('{out}').instances.to_pandas())\"",
+        f"next     python -c \"import raymask; print(raymask.open('{out}').instances.to_pandas())\"",
+        f"         or, in DuckDB: {query}",
     ]
     if summary.failed:
         lines.append(f"         the same command with --retry-failed tries the {summary.failed:,} failed again")

@@ -23,6 +23,9 @@ TASK_CPUS = 0.25
 # What model workers on CPUs leave of a node for those tasks.
 WORKER_CPU_SHARE = 0.75
 
+# Images that a worker is handed at once: enough to group by shape, few enough to fit in memory if they are large.
+CPU_IMAGES_PER_CALL = 8
+GPU_IMAGES_PER_CALL = 32
 CPU_IMAGES_PER_PART = 32
 GPU_IMAGES_PER_PART = 256
 GPU_WORKER_CPUS = 1.0
@@ -37,6 +40,7 @@ class Pool:
     worker_cpus: float
     worker_gpus: float
     worker_threads: int
+    images_per_call: int
     images_per_part: int
 
     @property
@@ -63,6 +67,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
             worker_cpus=min(GPU_WORKER_CPUS, node_cpus / 2),
             worker_gpus=1.0,
             worker_threads=max(1, int(cpus / gpus / 2)),
+            images_per_call=GPU_IMAGES_PER_CALL,
             images_per_part=GPU_IMAGES_PER_PART,
         )
     # Ray counts hundredths and more finely; a share rounded up might not fit any more.
@@ -73,6 +78,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
         worker_cpus=max(share, 0.01),
         worker_gpus=0.0,
         worker_threads=max(1, int(min(node_cpus, cpus / low))),
+        images_per_call=CPU_IMAGES_PER_CALL,
         images_per_part=CPU_IMAGES_PER_PART,
     )
 

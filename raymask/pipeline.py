@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -48,8 +49,8 @@ from raymask.journal.run import check_same
 from raymask.progress import Reporter, Silent
 from raymask.published import Published
 from raymask.publishing import publish
-from raymask.sources import Source, open_source
-from raymask.storage import Folder, absolute
+from raymask.sources import Source, advice, open_source
+from raymask.storage import Folder, absolute, join
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def plan(config: SegmentConfig) -> Plan:
     index = scan_parts(manifest.folder, manifest.rows)
     source = open_source(config)
     rows = NewRows(manifest.rows, manifest.seen_ids())
-    for _ in rows.of(source.batches):
+    for _ in rows.of(_outside(config.out, source.batches)):
         pass
     done = int(index.done.sum())
     retried = int(read_outcomes(manifest.folder, index).failed.sum()) if config.retry_failed else 0
@@ -183,12 +184,11 @@ def add_listing(config: SegmentConfig, run: Run, report: Reporter) -> Manifest:
     source = open_source(config)
     check_user_columns(manifest, source.user_fields)
     rows = NewRows(manifest.rows, manifest.seen_ids() if manifest.listings else SeenIds())
-    grown = manifest.append(key, rows.of(source.batches))
+    grown = manifest.append(key, rows.of(_outside(config.out, source.batches)))
     report.say(found_text(config.source, source, rows))
     if not grown.rows:
-        raise ConfigError(
-            f"no images in {config.source!r}{skipped_text(source.skipped)}; --extensions takes other endings"
-        )
+        what_to_do = advice(config.source, source.skipped)
+        raise ConfigError(f"no images in {config.source!r}{skipped_text(source.skipped)}; {what_to_do}")
     return grown
 
 
@@ -243,7 +243,7 @@ def process(
         Predict,
         fn_constructor_kwargs={"model": ray.put(model), "config": config, "pool": pool},
         batch_format="pyarrow",
-        batch_size=pool.images_per_part,
+        batch_size=pool.images_per_call,
         compute=ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0]),
         num_cpus=pool.worker_cpus,
         num_gpus=pool.worker_gpus,
@@ -435,6 +435,12 @@ def _source_key(config: SegmentConfig) -> dict[str, Any]:
         "image_column": config.image_column,
         "extensions": list(config.extensions),
     }
+
+
+def _outside(out: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The listing without what lies in the output itself, which may be below the source."""
+    for batch in batches:
+        yield batch.filter(pc.invert(pc.starts_with(batch.column("uri"), join(absolute(out), ""))))
 
 
 @contextlib.contextmanager

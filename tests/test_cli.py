@@ -49,7 +49,7 @@ def test_a_run_says_what_it_found_and_how_it_ended(segmented: tuple[Outcome, Pat
 
 def test_the_commands_that_it_says_come_next_work(segmented: tuple[Outcome, Path, Path]) -> None:
     outcome, _, _ = segmented
-    [query] = re.findall(r'duckdb -c "(.*)"', outcome.stdout)
+    [query] = re.findall(r"in DuckDB: (.*)", outcome.stdout)
     [python] = re.findall(r'python -c "(.*)"', outcome.stdout)
     import duckdb
 

@@ -36,7 +36,7 @@ from raymask.journal import (
 from raymask.journal import lease as leases
 from raymask.journal.manifest import CHUNK_ROWS, SeenIds
 from raymask.schema import PART, image_id
-from raymask.sources import LISTED
+from raymask.sources.stream import LISTED
 from raymask.storage import Folder
 
 Ordinals = st.lists(st.integers(0, 10**9), min_size=1, max_size=50, unique=True).map(sorted)

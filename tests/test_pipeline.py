@@ -213,6 +213,13 @@ def test_nothing_found_is_an_error_that_says_what_was_left_out(model_folder: str
         segment(tmp_path, f"{tmp_path}-out", model_folder)
 
 
+def test_an_output_below_its_source_is_not_taken_for_input(model_folder: str, tmp_path: Path) -> None:
+    draw_folder(tmp_path, 2)
+    for _ in range(2):
+        summary = segment(tmp_path, tmp_path / "out", model_folder, extensions=("all",))
+        assert (summary.images, summary.ok) == (2, 2)
+
+
 def test_missing_weights_are_an_error_before_anything_is_written(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(raymask.ConfigError, match="do not exist"):
         segment(pictures, tmp_path / "out", "nowhere/model")

@@ -137,7 +137,7 @@ def test_list_beside_a_writer(local: Folder, monkeypatch: pytest.MonkeyPatch) ->
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(storage.os, "scandir", Scan)
+    monkeypatch.setattr(os, "scandir", Scan)
     assert list(local.list()) == [("a", 1), ("b", 2)]
 
 
@@ -176,7 +176,7 @@ def test_a_failed_put_leaves_what_was_there(local: Folder, monkeypatch: pytest.M
         if step == "open":
             patch.setattr(storage, "open", fail, raising=False)
         else:
-            patch.setattr(storage.os, step, fail)
+            patch.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space"):
             local.put("x", b"new")
     assert list(local.list()) == [("x", 3)]
@@ -189,7 +189,7 @@ def test_an_interrupted_put_leaves_what_was_there(local: Folder, monkeypatch: py
 
     local.put("x", b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "replace", interrupt)
+        patch.setattr(os, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             local.put("x", b"new")
     assert list(local.list()) == [("x", 3)]
@@ -198,8 +198,8 @@ def test_an_interrupted_put_leaves_what_was_there(local: Folder, monkeypatch: py
 def test_a_killed_put_leaves_a_name_that_tells(local: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     local.put("x", b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(storage.os, "replace", lambda *_: None)
-        patch.setattr(storage.os, "unlink", lambda *_: None)
+        patch.setattr(os, "replace", lambda *_: None)
+        patch.setattr(os, "unlink", lambda *_: None)
         local.put("x", b"new")
     (left, size), *others = local.list()
     assert left.startswith(TEMPORARY_PREFIX) and size == 3
@@ -219,8 +219,8 @@ def test_a_put_is_synced_before_and_after_it_is_named(local: Folder, monkeypatch
         steps.append("name")
         replace(*paths)
 
-    monkeypatch.setattr(storage.os, "fsync", record_sync)
-    monkeypatch.setattr(storage.os, "replace", record_replace)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_replace)
     local.put("x", b"1")
     assert steps == ["file", "name", "folder"]
 
@@ -466,7 +466,7 @@ def test_waits_double_with_jitter(waits_s: list[float]) -> None:
 def test_patience_ends(waits_s: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that takes long to fail, as botocore's own retries make it, is not made as often."""
     clock = itertools.count(step=40)
-    monkeypatch.setattr(storage.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("raymask.storage.time.monotonic", lambda: next(clock))
     assert attempts_until(TimeoutError()) == 2
 
 
@@ -486,13 +486,14 @@ def test_retried_gives_what_comes_in_the_end(waits_s: list[float]) -> None:
 @pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown")])
 def test_a_store_that_is_busy_for_a_while(store: Store, waits_s: list[float], status: int, code: str) -> None:
     folder = Folder(store.url)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("GET", lambda: folder.read("busy")),
+        ("GET", lambda: list(folder.list())),
+        ("PUT", lambda: folder.put("busy", b"1")),
+        ("DELETE", lambda: folder.delete("busy")),
+    ]
     with fresh_environment({"AWS_MAX_ATTEMPTS": "1"}):
-        for method, call in [
-            ("GET", lambda: folder.read("busy")),
-            ("GET", lambda: list(folder.list())),
-            ("PUT", lambda: folder.put("busy", b"1")),
-            ("DELETE", lambda: folder.delete("busy")),
-        ]:
+        for method, call in calls:
             store.put("busy", b"1")
             store.fault = fail_first(method, status, code)
             store.requests.clear()

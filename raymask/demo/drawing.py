@@ -104,7 +104,8 @@ def outline(category: str, size_hw: tuple[int, int], rng: np.random.Generator) -
     radii = np.full(corners, radius)
     if category == "star":
         radii[1::2] *= 0.45
-    return centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    corners_xy: NDArray[np.float64] = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return corners_xy
 
 
 def rasterise(corners_xy: NDArray[np.float64], size_hw: tuple[int, int]) -> NDArray[np.float64]:

@@ -14,11 +14,14 @@ MAX_LEVELS = 30
 def user_fields_of(fields: list[pa.Field]) -> list[pa.Field]:
     """What the columns of a table are called, and of which type they are, behind raymask's own."""
     carried = [pa.field(user_column_name(f.name) or "unnamed", _plain(f.type)) for f in fields]
-    names = [f.name.lower() for f in carried]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ConfigError(f"the source has a column twice: {', '.join(twice)}; rename one (case tells none apart)")
+    check_unique([f.name.lower() for f in carried])
     return carried
+
+
+def check_unique(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"the source has a column twice: {', '.join(twice)}; rename one (case tells none apart)")
 
 
 def _plain(type: pa.DataType, levels: int = MAX_LEVELS) -> pa.DataType:

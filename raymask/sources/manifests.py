@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -12,8 +12,8 @@ import pyarrow.csv
 
 from raymask.config import SegmentConfig
 from raymask.errors import ConfigError
-from raymask.sources.columns import check_no_other, user_fields_of, with_user_columns
-from raymask.sources.stream import BATCH_ROWS, Entry, Source, anchor, listed_batch, said_plainly
+from raymask.sources.columns import check_no_other, check_unique, user_fields_of, with_user_columns
+from raymask.sources.stream import BATCH_ROWS, Entry, Source, anchor, listed_batch, said_plainly, sliced
 from raymask.storage import resolve
 
 CSV_BLOCK_BYTES = 16 * 1024 * 1024  # the types of columns are taken from the first block
@@ -45,13 +45,14 @@ def manifest_source(
     names = first.schema.names
     if "uri" not in names:
         raise ConfigError(f"{url} has no column 'uri', but {', '.join(names) or 'none at all'}; name it so")
+    check_unique(names)
     carried = [f for f in first.schema if f.name != "uri"]
     user_fields = user_fields_of(carried)
     anchored = anchor(config.images or url.rpartition("/")[0] or "/")
 
     def rows() -> Iterator[pa.RecordBatch]:
         count = 0
-        for batch in _sliced(chain([first], batches)):
+        for batch in sliced(chain([first], batches)):
             check_no_other(batch.schema.names, names, config.source)
             has_uris = "uri" in batch.schema.names
             uris: list[str] = batch.column("uri").cast(pa.string()).to_pylist() if has_uris else [""]
@@ -63,12 +64,6 @@ def manifest_source(
             yield with_user_columns(listed, batch, carried, user_fields)
 
     return Source("manifest", user_fields, rows())
-
-
-def _sliced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            yield batch.slice(start, BATCH_ROWS)
 
 
 def _csv_batches(url: str, delimiter: str) -> Iterator[pa.RecordBatch]:

@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 
 from raymask.config import SegmentConfig
 from raymask.errors import ConfigError
-from raymask.sources.columns import check_no_other, user_fields_of, with_user_columns
+from raymask.sources.columns import check_no_other, check_unique, user_fields_of, with_user_columns
 from raymask.sources.manifests import manifest_source
-from raymask.sources.stream import BATCH_ROWS, Entry, Source, listed_batch, said_plainly
+from raymask.sources.stream import BATCH_ROWS, Entry, Source, listed_batch, said_plainly, sliced
 from raymask.storage import resolve
 
 
 def parquet_source(files: list[Entry], config: SegmentConfig) -> Source:
     schema = _parquet_schema(files[0].url)
+    check_unique(schema.names)
     if "uri" in schema.names and config.image_column is None:
         return manifest_source(files, config, _parquet_batches)
     return _image_table_source(files, schema, config)
@@ -37,7 +38,7 @@ def _image_table_source(files: list[Entry], schema: pa.Schema, config: SegmentCo
             check_no_other([f.name for f in schema if not _holds_bytes(f.type)], names, file.url)
             row = 0
             # With no column to carry the batches still have their row counts.
-            for batch in _parquet_batches(file.url, names):
+            for batch in sliced(_parquet_batches(file.url, names)):
                 places = range(row, row + batch.num_rows)
                 listed = listed_batch([(f"{file.url}#{i}", None, file.etag, file.url, column, i) for i in places])
                 yield with_user_columns(listed, batch, carried, user_fields)

@@ -60,6 +60,13 @@ def listed_batch(rows: list[tuple[Any, ...]], user_fields: Iterable[pa.Field] = 
     return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
+def sliced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of `BATCH_ROWS` at the most, and none without rows."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            yield batch.slice(start, BATCH_ROWS)
+
+
 def accepted_endings(config: SegmentConfig) -> frozenset[str] | None:
     """Endings of the files to take from folders and tar shards; None takes every file."""
     endings = frozenset("." + e.strip().lower().lstrip(".") for e in config.extensions)
