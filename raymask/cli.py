@@ -48,15 +48,17 @@ def segment(config: SegmentConfig) -> int:
 
 
 def plan_text(source: str, plan: Plan) -> str:
-    size = f", {plan.bytes / 1e6:,.1f} MB" if plan.bytes else ""
-    lines = [f"source   {source} ({plan.source_kind}): {plan.listed:,} images{size}"]
-    lines += [f"         left out: {count:,} {ending}" for ending, count in sorted(plan.skipped.items())]
-    if plan.duplicates:
-        lines.append(f"         {plan.duplicates:,} are named twice and would be taken once")
-    lines.append(f"output   {plan.out}: {plan.done:,} images done, {plan.new:,} to add")
-    lines.append(f"model    {plan.model} {plan.model_sha256[:8]}")
-    lines.append(f"to do    {plan.pending:,} images; nothing has been written")
-    return "\n".join(lines)
+    found = plan.source
+    listed = "listed before, and gone on with" if found is None else found.text(source).removeprefix(source).strip()
+    to_do = plan.pending + (found.new if found is not None else 0)
+    return "\n".join(
+        [
+            f"source   {source} {listed}",
+            f"output   {plan.out}: {plan.done:,} images done",
+            f"model    {plan.model} {plan.model_sha256[:8]}",
+            f"to do    {to_do:,} images; nothing has been written",
+        ]
+    )
 
 
 def summary_text(summary: Summary) -> str:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from numpy.typing import NDArray
@@ -29,12 +28,11 @@ import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
 from raymask.config import SegmentConfig
 from raymask.decode import decode
-from raymask.errors import ConfigError, Failure, OutputError
+from raymask.errors import Failure, OutputError
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import (
     Lease,
     Manifest,
-    NewRows,
     Run,
     create_run,
     journal_folder,
@@ -44,13 +42,13 @@ from raymask.journal import (
     scan_parts,
     write_part,
 )
-from raymask.journal.manifest import CHUNK_ROWS, SeenIds, check_user_columns
+from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
+from raymask.listing import Found, add_listing, look_at_source
 from raymask.progress import Reporter, Silent
 from raymask.published import Published
 from raymask.publishing import publish
-from raymask.sources import Source, advice, open_source
-from raymask.storage import Folder, absolute, join
+from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
 
 if TYPE_CHECKING:
@@ -80,15 +78,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. new: images of the source that the output does not have; pending: all that are to do."""
+    """What a run would do. source: what would be listed, None where an unfinished listing would be gone on with.
+
+    done, pending: images of the output, without those that the source would add.
+    """
 
     out: str
-    source_kind: str
-    listed: int
-    new: int
-    duplicates: int
-    skipped: Mapping[str, int]
-    bytes: int | None
+    source: Found | None
     done: int
     pending: int
     model: str
@@ -105,7 +101,10 @@ def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
     run = run_of(config, model)
     folder = journal_folder(config.out)
     with ray_session(), _written_by_us(config.out, folder):
-        manifest = add_listing(config, run, report)
+        there = read_run(config.out)
+        if there is not None:
+            check_same(config.out, there, run)
+        manifest = add_listing(config, report)
         run = create_run(config.out, run)  # or the one there is, whose files go on as they were cut
         index = scan_parts(folder, manifest.rows)
         wanted = ~index.done
@@ -124,28 +123,19 @@ def plan(config: SegmentConfig) -> Plan:
     from raymask.model import load_model
 
     model = load_model(config.weights, config.model)
-    run = run_of(config, model)
     there = read_run(config.out)
     if there is not None:
-        check_same(config.out, there, run)
+        check_same(config.out, there, run_of(config, model))
     manifest = Manifest.read(journal_folder(config.out))
     index = scan_parts(manifest.folder, manifest.rows)
-    source = open_source(config)
-    rows = NewRows(manifest.rows, manifest.seen_ids())
-    for _ in rows.of(_outside(config.out, source.batches)):
-        pass
+    found = look_at_source(config, manifest, index)
     done = int(index.done.sum())
     retried = int(read_outcomes(manifest.folder, index).failed.sum()) if config.retry_failed else 0
     return Plan(
         out=config.out,
-        source_kind=source.kind,
-        listed=rows.listed,
-        new=rows.new,
-        duplicates=rows.duplicates,
-        skipped=source.skipped,
-        bytes=rows.bytes,
+        source=found,
         done=done,
-        pending=manifest.rows - done + rows.new + retried,
+        pending=manifest.rows - done + retried,
         model=model.spec.architecture,
         model_sha256=model.sha256,
     )
@@ -162,51 +152,6 @@ def run_of(config: SegmentConfig, model: Model) -> Run:
         images_per_file=config.images_per_file,
         raymask_version=raymask.__version__,
     )
-
-
-def add_listing(config: SegmentConfig, run: Run, report: Reporter) -> Manifest:
-    """The manifest with the images of the source in it.
-
-    A source that an unfinished run has already listed is not listed again: its frozen list is finished first, and
-    what is new in the source comes with the next run.
-    """
-    there = read_run(config.out)
-    if there is not None:
-        check_same(config.out, there, run)
-    folder = journal_folder(config.out)
-    manifest = Manifest.read(folder)
-    key = _source_key(config)
-    if manifest.has(key):
-        index = scan_parts(folder, manifest.rows)
-        if not index.done.all():
-            report.say(f"resuming: {int(index.done.sum()):,} of {manifest.rows:,} images are done")
-            return manifest
-    source = open_source(config)
-    check_user_columns(manifest, source.user_fields)
-    rows = NewRows(manifest.rows, manifest.seen_ids() if manifest.listings else SeenIds())
-    grown = manifest.append(key, rows.of(_outside(config.out, source.batches)))
-    report.say(found_text(config.source, source, rows))
-    if not grown.rows:
-        what_to_do = advice(config.source, source.skipped)
-        raise ConfigError(f"no images in {config.source!r}{skipped_text(source.skipped)}; {what_to_do}")
-    return grown
-
-
-def found_text(spec: str, source: Source, rows: NewRows) -> str:
-    """What a listing found, in a line."""
-    parts = [f"{rows.new:,} images" if not rows.known else f"{rows.new:,} new images, {rows.known:,} known"]
-    if rows.bytes:
-        parts.append(f"{rows.bytes / 1e6:,.1f} MB")
-    if rows.duplicates:
-        parts.append(f"{rows.duplicates:,} named twice and taken once")
-    return f"{spec} ({source.kind}): {', '.join(parts)}{skipped_text(source.skipped)}"
-
-
-def skipped_text(skipped: Mapping[str, int]) -> str:
-    if not skipped:
-        return ""
-    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    return f"; {sum(skipped.values()):,} other files left out ({', '.join(f'{n:,} {kind}' for kind, n in kinds[:5])})"
 
 
 def process(
@@ -425,22 +370,6 @@ def commit(rows: pa.Table, *, folder: Folder, attempt: int) -> pa.Table:
 def _model_options(config: SegmentConfig) -> dict[str, Any]:
     names = ("min_score", "nms", "max_detections", "proposals", "mask_threshold", "min_size", "max_size")
     return {name: getattr(config, name) for name in names}
-
-
-def _source_key(config: SegmentConfig) -> dict[str, Any]:
-    """What tells one source from another, as it is kept with its listing."""
-    return {
-        "source": absolute(config.source),
-        "images": config.images and absolute(config.images),
-        "image_column": config.image_column,
-        "extensions": list(config.extensions),
-    }
-
-
-def _outside(out: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The listing without what lies in the output itself, which may be below the source."""
-    for batch in batches:
-        yield batch.filter(pc.invert(pc.starts_with(batch.column("uri"), join(absolute(out), ""))))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import itertools
 import os
@@ -22,7 +23,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Store, forget_file_systems, fresh_environment, s3_store
 
@@ -388,6 +389,32 @@ def test_a_store_that_is_busy_then_not(store: Store, waits_s: list[float]) -> No
     assert len(store.requests) == 3 and len(waits_s) == 2
 
 
+def test_web_servers(tmp_path: Path) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def send_head(self) -> Any:
+            if "forbidden" not in self.path:
+                return super().send_head()
+            return self.send_error(403)
+
+    (tmp_path / "a b.jpg").write_bytes(b"data")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert outcome(Place(f"{url}/a%20b.jpg?width=3")) == b"data"
+        assert outcome(Place(f"{url}/a%20b.jpg", 4)) == b"data"
+        assert outcome(Place(f"{url}/a%20b.jpg", 5)) is ErrorKind.CHANGED
+        assert outcome(Place(f"{url}/nothing.jpg")) is ErrorKind.NOT_FOUND
+        assert outcome(Place(f"{url}/forbidden.jpg", 4)) is ErrorKind.FORBIDDEN
+        assert outcome(Place(f"{url}/forbidden.jpg")) is ErrorKind.NOT_FOUND  # fsspec does not say why
+        server.shutdown()
+
+
 # ---------------------------------------------------------------------------------------------- members of tar shards
 
 
@@ -508,6 +535,7 @@ def test_only_the_bytes_are_read(store: Store) -> None:
     assert read < 150_000 < len(sink.getvalue())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, ROWS - 1)))
 def test_cells_in_any_order(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
     url = str(tmp_path_factory.getbasetemp() / "any.parquet")

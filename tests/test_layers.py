@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "schema", "storage", "masks", "progress"},
     {"fetch", "decode", "model", "tables"},
     {"sources", "journal", "cluster"},
-    {"published"},
+    {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
     {"demo"},

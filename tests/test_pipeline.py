@@ -143,8 +143,9 @@ def test_another_model_or_threshold_is_refused(
 def test_dry_run_says_what_is_to_do_and_writes_nothing(pictures: Path, model_folder: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = plan(SegmentConfig(source=str(pictures), out=str(out), weights=model_folder))
-    assert (found.listed, found.new, found.pending, found.done) == (43, 43, 43, 0)
-    assert found.bytes == sum(f.stat().st_size for f in pictures.iterdir())
+    assert found.source is not None
+    assert (found.source.new, found.source.known, found.pending, found.done) == (43, 0, 0, 0)
+    assert found.source.bytes == sum(f.stat().st_size for f in pictures.iterdir())
     assert not out.exists()
 
 
@@ -185,6 +186,8 @@ def test_resume_does_only_what_is_missing_and_gives_the_same_tables(
         part.unlink()
     state = raymask.status(str(out))
     assert (state.images, state.pending, state.published) == (43, missing, False)
+    expected = plan(SegmentConfig(source=str(pictures), out=str(out), weights=model_folder))
+    assert (expected.source, expected.pending, expected.done) == (None, missing, 43 - missing)
     summary = segment(pictures, out, model_folder)
     assert (summary.processed, summary.images) == (missing, 43)
     for table in ("images", "instances"):
