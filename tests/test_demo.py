@@ -92,11 +92,13 @@ def test_pictures_show_masks_and_outlines() -> None:
     assert pictures.contact_sheet([PIL.Image.fromarray(shown)] * 4).size == (3 * 98 + 8, 2 * 68 + 8)
 
 
-def test_the_demo_makes_only_its_own_folder_anew(tmp_path: Path) -> None:
+def test_the_demo_makes_only_its_own_folders_anew(tmp_path: Path) -> None:
     make_folder(tmp_path / "demo")
-    (tmp_path / "demo" / "old").touch()
+    (tmp_path / "demo" / "masks").mkdir()
+    (tmp_path / "demo" / "notes").touch()
     make_folder(tmp_path / "demo")
-    assert not (tmp_path / "demo" / "old").exists()
+    assert not (tmp_path / "demo" / "masks").exists()
+    assert (tmp_path / "demo" / "notes").exists()
     (tmp_path / "mine").touch()
     with pytest.raises(ConfigError, match="not of an earlier demo"):
         make_folder(tmp_path)

@@ -20,6 +20,7 @@ from raymask.output import Masks
 from raymask.progress import duration_text
 
 TRAIN_IMAGES, HELD_OUT_IMAGES, PICTURES = 360, 60, 9
+PARTS = ("data", "model", "masks", "pictures")
 MARK = ".raymask-demo"  # says that a folder is the demo's, and may be made anew
 
 
@@ -87,11 +88,11 @@ def queries(out: Path) -> tuple[str, str]:
 
 
 def make_folder(folder: Path) -> None:
-    """An empty folder for the demo; ConfigError if there is one that it did not make itself."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARK).exists():
-            raise ConfigError(f"{folder} exists and is not of an earlier demo; choose another --dir")
-        shutil.rmtree(folder)
+    """A folder without what an earlier demo put there; ConfigError if there is one that no demo made."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise ConfigError(f"{folder} exists and is not of an earlier demo; choose another --dir")
+    for name in PARTS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
 

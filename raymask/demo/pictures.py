@@ -19,6 +19,7 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 SCALE = 3  # the demo's images are small
 TINT = 0.4
 MIN_SCORE = 0.5
+RIVAL_IOU = 0.5
 COLUMNS = 3
 
 
@@ -31,12 +32,22 @@ def save_pictures(masks: Masks, folder: Path, count: int) -> list[Path]:
     for row in images:
         pixels = np.array(PIL.Image.open(row["uri"]).convert("RGB"))
         found = [i for i in instances if i["uri"] == row["uri"] and i["score"] >= MIN_SCORE]
-        drawn.append(draw_instances(pixels, found))
+        drawn.append(draw_instances(pixels, without_rivals(found)))
         files.append(folder / f"{Path(row['uri']).stem}.png")
         drawn[-1].save(files[-1])
     sheet = folder / "all.png"
     contact_sheet(drawn).save(sheet)
     return [sheet, *files]
+
+
+def without_rivals(instances: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of instances that mean one object, such as a square that may also be a circle, the best; best first."""
+    kept: list[tuple[dict[str, Any], NDArray[np.bool_]]] = []
+    for instance in sorted(instances, key=lambda i: -i["score"]):
+        mask = decode(instance["mask"])
+        if all((mask & other).sum() <= RIVAL_IOU * (mask | other).sum() for _, other in kept):
+            kept.append((instance, mask))
+    return [instance for instance, _ in kept]
 
 
 def draw_instances(pixels: NDArray[np.uint8], instances: Sequence[dict[str, Any]]) -> PIL.Image.Image:
