@@ -8,8 +8,9 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test check format lint types schemas clean
 
+# Threads that wait without spinning: beside a busy neighbour spinning ones make training many times slower.
 demo: $(READY)
-	$(BIN)/python -m raymask.demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m raymask.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
