@@ -615,6 +615,8 @@ def test_csv_as_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for data in (b"uri\na\xe9\n", "uri\na\n".encode("utf-16"), b"uri,\xe9\na,1\n"):
         refused(write(url, data), "cannot read|has no column 'uri'")
     monkeypatch.setattr("raymask.sources.manifests.CSV_BLOCK_BYTES", 1_000)
+    write(url, "uri,text\n" + 'a,"1\n\n2,\n3"\n' * 1_000)
+    assert [row["text"] for row in rows_of(url)] == ["1\n\n2,\n3"] * 1_000
     assert "'text'" in refused(write(url, "uri,n\n" + "a,1\n" * 1_000 + "a,text\n"), "as CSV")
 
 
@@ -674,6 +676,7 @@ def test_what_comes_after_the_images_of_coco_is_not_read(store: Store) -> None:
         '{"images": {"file_name": "a"}}',
         '{"info": {"images": [{"file_name": "a"}]}}',
         '[{"images": [{"file_name": "a"}]}]',
+        '[{"images": 0}, [{"file_name": "a"}]]',
         '{"images": [{"file_name": "a"}',
         '{"images": [{"file_name": "a"}, 7]}',
         '{"images": ["a.jpg"]}',
