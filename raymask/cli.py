@@ -15,14 +15,19 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymask import __version__
 from raymask.config import CleanConfig, SegmentConfig, StatusConfig, flag
 from raymask.errors import RaymaskError
+from raymask.training.config import TrainConfig
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
     from raymask.pipeline import Plan, Summary
+    from raymask.training.trainer import TrainSummary
+
+MODEL_SCORES = (("mask AP", "segm_AP"), ("AP50", "segm_AP50"), ("box AP", "bbox_AP"), ("AP50", "bbox_AP50"))
 
 DONE, FAILED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 130
 
@@ -81,6 +86,35 @@ def summary_text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def train(config: TrainConfig) -> int:
+    from raymask.progress import ConsoleReporter, Silent
+    from raymask.training.trainer import train as run
+
+    if config.quiet:
+        run(config, Silent())
+        return DONE
+    with ConsoleReporter() as report:
+        summary = run(config, report)
+    print(training_text(summary))
+    return DONE
+
+
+def training_text(summary: TrainSummary) -> str:
+    """What came out, where it lies, and what to type next."""
+    from raymask.progress import duration_text
+
+    out = summary.out.rstrip("/")
+    scores = [f"{name} {summary.metrics[key]:.3f}" for name, key in MODEL_SCORES if key in summary.metrics]
+    lines = [
+        f"{summary.images_seen:,} images seen in {duration_text(summary.elapsed_s)}, last loss {summary.loss:.3f}",
+        *([f"scores   {', '.join(scores)}"] if scores else []),
+        f"model    {out}" + (f", the last one {summary.last}" if summary.last else ""),
+        f"curves   {out}/curves.png, {out}/log.jsonl, tensorboard --logdir {out}/tensorboard",
+        f"next     raymask segment IMAGES --out MASKS --weights {out}",
+    ]
+    return "\n".join(lines)
+
+
 def status(config: StatusConfig) -> int:
     from raymask.state import status as read
 
@@ -116,6 +150,7 @@ def clean(config: CleanConfig) -> int:
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment),
+    "train": (TrainConfig, train),
     "status": (StatusConfig, status),
     "clean": (CleanConfig, clean),
 }
@@ -138,8 +173,9 @@ def run_command(command: str, options: dict[str, Any], debug: bool = False) -> i
     except KeyboardInterrupt:
         out = options.get("out")
         print("\nraymask: interrupted", file=sys.stderr)
-        if command == "segment":
+        if command in ("segment", "train"):
             print(f"What is done is kept in {out}; the same command goes on from there.", file=sys.stderr)
+        if command == "segment":
             print(f"`raymask status {out}` tells how far it is.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
@@ -206,15 +242,20 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> Non
         elif typing.get_origin(kind) is typing.Literal:
             settings["choices"] = typing.get_args(kind)
         elif typing.get_origin(kind) is tuple:
-            settings["type"] = lambda text: tuple(part for part in text.split(",") if part)
+            settings["type"] = partial(parse_list, typing.get_args(kind)[0])
             settings["metavar"] = about["metavar"]
         else:
             settings["type"] = kind
             settings["metavar"] = about["metavar"] or kind.__name__.upper()
         if field.default not in (dataclasses.MISSING, None, False) and "default" not in help:
-            shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+            shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             settings["help"] += f"; default: {shown}"
         group.add_argument(flag(field.name), **settings)
+
+
+def parse_list(kind: Callable[[str], Any], text: str) -> tuple[Any, ...]:
+    """`0.5,0.25` -> (0.5, 0.25)."""
+    return tuple(kind(part) for part in text.split(",") if part)
 
 
 def plain_type(hint: Any) -> Any:

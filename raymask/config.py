@@ -147,11 +147,11 @@ class SegmentConfig:
     quiet: bool = option("print nothing but errors", default=False, group="output")
 
     def __post_init__(self) -> None:
-        _require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
-        _require(bool(self.out), "--out is empty; name a folder or a URL for the tables")
+        require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
+        require(bool(self.out), "--out is empty; name a folder or a URL for the tables")
         for name in ("min_score", "nms", "mask_threshold"):
             value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
+            require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
         for name in (
             "max_pixels",
             "max_bytes",
@@ -164,30 +164,20 @@ class SegmentConfig:
             "images_per_file",
         ):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+            require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
         if self.min_size is not None and self.max_size is not None:
-            _require(self.min_size <= self.max_size, f"--min-size {self.min_size} is above --max-size {self.max_size}")
-        _require(
+            require(self.min_size <= self.max_size, f"--min-size {self.min_size} is above --max-size {self.max_size}")
+        require(
             self.precision in ("auto", "fp32", "bf16"),
             f"--precision is {self.precision!r}; auto, fp32 or bf16 is meant",
         )
-        _require(self.max_failed is None or self.max_failed >= 0, "--max-failed cannot be negative")
-        _require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
+        require(self.max_failed is None or self.max_failed >= 0, "--max-failed cannot be negative")
+        require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
         self.worker_range()
 
     def worker_range(self) -> tuple[int, int] | None:
         """`--workers` as (min, max); None when it is left to the cluster."""
-        if self.workers is None:
-            return None
-        low, colon, high = str(self.workers).partition(":")
-        try:
-            bounds = int(low), int(high if colon else low)
-        except ValueError:
-            raise ConfigError(
-                f"--workers is {self.workers!r}; a number or MIN:MAX is meant, such as 4 or 2:8"
-            ) from None
-        _require(1 <= bounds[0] <= bounds[1], f"--workers is {self.workers!r}; 1 <= MIN <= MAX is meant")
-        return bounds
+        return worker_bounds(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +201,19 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _require(condition: bool, message: str) -> None:
+def worker_bounds(workers: str | None) -> tuple[int, int] | None:
+    """The option `--workers`, N or MIN:MAX, as (min, max); None where it is not given."""
+    if workers is None:
+        return None
+    low, colon, high = str(workers).partition(":")
+    try:
+        bounds = int(low), int(high if colon else low)
+    except ValueError:
+        raise ConfigError(f"--workers is {workers!r}; a number or MIN:MAX is meant, such as 4 or 2:8") from None
+    require(1 <= bounds[0] <= bounds[1], f"--workers is {workers!r}; 1 <= MIN <= MAX is meant")
+    return bounds
+
+
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -22,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from raymask.errors import ConfigError, OutputError
 from raymask.masks import validate_rle
 from raymask.output import Masks
+from raymask.segmentations import to_rle
 from raymask.storage import resolve, retried
 
 T = TypeVar("T")
@@ -30,8 +30,6 @@ IouType = Literal["segm", "bbox"]
 # In the order of `COCOeval.stats`: precision over IoU 0.50 to 0.95, at 0.50 and at 0.75; of objects below 32 x 32
 # pixels, below 96 x 96 and above; recall with 1, 10 and 100 detections a category and image; recall by size.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-MAX_POLYGON_COORDINATE = 1e6  # pycocotools allocates memory for every pixel along a polygon
 
 
 @dataclass(frozen=True)
@@ -245,30 +243,8 @@ def _object(
         "iscrowd": int(entry.get("iscrowd", 0)),
         "area": float(entry["area"]),
         "bbox": [x, y, width, height],
-        "segmentation": _rle(entry["segmentation"], images[image_id].size_hw),
+        "segmentation": to_rle(entry["segmentation"], images[image_id].size_hw),
     }
-
-
-def _rle(segmentation: Any, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """Polygons, runs or a compressed RLE as compressed RLE of `size_hw`; ValueError if they are malformed."""
-    height, width = size_hw
-    if isinstance(segmentation, list):
-        if not segmentation:
-            raise ValueError("segmentation is an empty list")
-        for polygon in segmentation:
-            xy = np.asarray(polygon, np.float64)
-            if xy.ndim != 1 or len(xy) < 6 or len(xy) % 2 or not (np.abs(xy) <= MAX_POLYGON_COORDINATE).all():
-                raise ValueError(f"polygon {str(polygon)[:60]} is not a list of at least three points x, y")
-        return dict(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    rle = dict(segmentation)
-    if tuple(rle["size"]) != size_hw:
-        raise ValueError(f"segmentation has size {rle['size']}, its image is {height} x {width} (height x width)")
-    if isinstance(rle["counts"], list):
-        if any(not isinstance(run, int) or run < 0 for run in rle["counts"]) or sum(rle["counts"]) != height * width:
-            raise ValueError(f"runs of segmentation do not add up to its {height} x {width} pixels")
-        rle = dict(coco_mask.frPyObjects(rle, height, width))
-    validate_rle(rle["size"], rle["counts"])
-    return rle
 
 
 # ---------------------------------------------------------------------------------------------------- pycocotools

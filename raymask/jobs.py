@@ -70,7 +70,14 @@ def _parse(text: str) -> Any:
 def _value(name: str, kind: Any, text: Any) -> Any:
     """What a text of the file means for an option of type `kind`."""
     if typing.get_origin(kind) is tuple:
-        return tuple(text if isinstance(text, list) else str(text).split(","))
+        try:
+            return tuple(
+                typing.get_args(kind)[0](part) for part in (text if isinstance(text, list) else text.split(","))
+            )
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{name} is {text!r}; a list is meant, of what can be a number where it holds numbers"
+            ) from None
     if kind is bool and text in ("true", "false"):
         return text == "true"
     if kind in (int, float):

@@ -91,8 +91,11 @@ class Plan:
     model_sha256: str
 
 
-def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
-    """Segment every image of the source that the output does not have yet, then publish the tables."""
+def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | None = None) -> Summary:
+    """Segment every image of the source that the output does not have yet, then publish the tables.
+
+    pool: the model workers; None for those that `--workers` says, or as many as fit the cluster.
+    """
     from raymask.model import load_model
 
     report = report or Silent()
@@ -112,7 +115,7 @@ def segment(config: SegmentConfig, report: Reporter | None = None) -> Summary:
             wanted |= read_outcomes(folder, index).failed
         attempt = index.attempt + 1 if config.retry_failed else 0
         segmenting_s = time.monotonic()
-        processed = process(config, model, manifest, wanted, attempt, report)
+        processed = process(config, model, manifest, wanted, attempt, report, pool)
         segment_s = time.monotonic() - segmenting_s
         published = publish(config.out, run, manifest)
     return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
@@ -161,6 +164,7 @@ def process(
     wanted: NDArray[np.bool_],
     attempt: int,
     report: Reporter,
+    pool: Pool | None = None,
 ) -> int:
     """Bring the wanted images through the model into the journal; returns how many there were.
 
@@ -172,7 +176,7 @@ def process(
     report.images(done, failed, total)
     if not pending:
         return 0
-    pool = plan_pool(config.worker_range())
+    pool = pool or plan_pool(config.worker_range())
     images = ImageSource(
         folder=manifest.folder,
         files=[f.name for f in manifest.files],

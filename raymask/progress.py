@@ -24,6 +24,10 @@ class Reporter(Protocol):
         """Images done by now, those that failed among them, and all there are; what was done before counts as done."""
         ...
 
+    def live(self, text: str, done: int, total: int) -> None:
+        """How far the run is, in the caller's own words; replaces what was said so before."""
+        ...
+
 
 class Silent:
     """Says nothing."""
@@ -32,6 +36,9 @@ class Silent:
         pass
 
     def images(self, done: int, failed: int, total: int) -> None:
+        pass
+
+    def live(self, text: str, done: int, total: int) -> None:
         pass
 
 
@@ -65,7 +72,10 @@ class ConsoleReporter:
         now_s = time.monotonic()
         if self._started_s is None:
             self._started_s, self._first_done = now_s, done
-        text = progress_text(done, failed, total, done - self._first_done, now_s - self._started_s)
+        self.live(progress_text(done, failed, total, done - self._first_done, now_s - self._started_s), done, total)
+
+    def live(self, text: str, done: int, total: int) -> None:
+        now_s = time.monotonic()
         if self._console.is_terminal:
             finished = done >= total
             self._progress.update(self._task, description=text, completed=done, total=total, visible=not finished)

@@ -16,11 +16,12 @@ ROOT = Path(raymask.__file__).parent
 LAYERS = [
     {"errors"},
     {"config", "schema", "storage", "masks", "progress"},
-    {"fetch", "decode", "model", "tables"},
+    {"fetch", "decode", "model", "tables", "segmentations"},
     {"sources", "journal", "cluster"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
+    {"training"},
     {"demo"},
     {"cli"},
     {"jobs"},

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,10 +47,18 @@ def _norm(norm: str, eps: float) -> Callable[..., nn.Module]:
     layers: dict[str, Callable[..., nn.Module]] = {
         "batch_norm": nn.BatchNorm2d,
         "frozen_batch_norm": FrozenBatchNorm2d,
+        "group_norm": _GroupNorm,
     }
     if norm not in layers:
         raise ConfigError(f"norm is {norm!r}; one of {', '.join(layers)} is meant")
     return partial(layers[norm], eps=eps)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """Wu and He 2018, with their 32 groups, or as many as the channels divide into; built like a BatchNorm."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(math.gcd(32, channels), channels, eps)
 
 
 def _resnet(
@@ -77,9 +86,16 @@ def _resnet50_v2(num_classes: int, **kwargs: Any) -> MaskRCNN:
     return maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=num_classes, **kwargs)
 
 
-def _resnet10(num_classes: int, fpn_channels: int = 64, head_width: int = 256, **kwargs: Any) -> MaskRCNN:
+def _resnet10(
+    num_classes: int,
+    fpn_channels: int = 64,
+    head_width: int = 256,
+    norm: str = "batch_norm",
+    norm_eps: float = 1e-5,
+    **kwargs: Any,
+) -> MaskRCNN:
     """Four basic blocks, a narrow pyramid and narrow heads: small enough to train on two CPU cores in minutes."""
-    body = ResNet(BasicBlock, [1, 1, 1, 1])
+    body = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=_norm(norm, norm_eps))
     layers = {f"layer{i + 1}": str(i) for i in range(4)}
     pyramid = BackboneWithFPN(body, layers, [64, 128, 256, 512], fpn_channels, extra_blocks=LastLevelMaxPool())
     anchors = AnchorGenerator(((16,), (32,), (64,), (128,), (256,)), ((0.5, 1.0, 2.0),) * 5)
@@ -102,8 +118,11 @@ ARCHITECTURES: dict[str, Callable[..., MaskRCNN]] = {
 }
 
 
-def build(spec: ModelSpec) -> MaskRCNN:
-    """The network of `spec` in evaluation mode, its weights random; ConfigError for an unknown architecture."""
+def build(spec: ModelSpec, **training: Any) -> MaskRCNN:
+    """The network of `spec` in evaluation mode, its weights random; ConfigError for an unknown architecture.
+
+    training: arguments of torchvision's MaskRCNN that matter only in training.
+    """
     make, t = builder(spec.architecture), spec.thresholds
     # torchvision's constructors swallow what they do not know.
     known = inspect.signature(make).parameters.keys() - {"num_classes", "kwargs"}
@@ -123,6 +142,7 @@ def build(spec: ModelSpec) -> MaskRCNN:
         box_score_thresh=t.min_score,
         box_nms_thresh=t.nms,
         box_detections_per_img=t.max_detections,
+        **training,
     ).eval()
 
 

@@ -98,15 +98,20 @@ def _from_file(url: str, architecture: str | None) -> Model:
     """A plain state dict: its categories and its normalisation are read off the tensors as far as they tell."""
     architecture = architecture or DEFAULT_ARCHITECTURE
     builder(architecture)
-    fs, path = resolve(url)
-    data = retried(lambda: fs.cat_file(path))
-    tensors = _parse_safetensors(data, url) if url.endswith(".safetensors") else _parse_pickle(data, url)
+    tensors = read_tensors(url)
     predictor = tensors.get("roi_heads.box_predictor.cls_score.weight")
     if predictor is None:
         raise ConfigError(f"{url} is no Mask R-CNN state dict of torchvision's: it has no roi_heads.box_predictor")
     categories = _guessed_categories(predictor.shape[0] - 1)
     spec = ModelSpec(architecture=architecture, categories=categories, parameters=_norm_of(architecture, tensors))
     return Model.of(spec, tensors)
+
+
+def read_tensors(url: str) -> dict[str, Tensor]:
+    """A state dict by name: a .safetensors file, or one that torch.save wrote; ConfigError if it is neither."""
+    fs, path = resolve(url)
+    data = retried(lambda: fs.cat_file(path))
+    return _parse_safetensors(data, url) if url.endswith(".safetensors") else _parse_pickle(data, url)
 
 
 def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:

@@ -1,0 +1,83 @@
+"""Where a training keeps what it needs to go on: checkpoints by Ray Train, below OUT/_raymask, on any storage."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import torch
+from ray.train.v2.api.result import Result
+
+from raymask.model import Model, save_model
+from raymask.storage import absolute, join, resolve
+
+RUNS_FOLDER, RUN_NAME = "_raymask", "checkpoints"
+STATE_FILE = "state.pt"
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
+
+_NAME = re.compile(r"images-(\d+)")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The checkpoints of an output. The fsspec file system is handed to Ray through pyarrow."""
+
+    out: str
+
+    @property
+    def url(self) -> str:
+        return join(join(absolute(self.out), RUNS_FOLDER), RUN_NAME)
+
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        fs, _ = resolve(self.out)
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+    def path(self, name: str = "") -> str:
+        return resolve(join(self.url, name) if name else self.url)[1]
+
+    def result(self) -> Result | None:
+        """What Ray Train knows of the run; None before its first checkpoint."""
+        filesystem = self.filesystem()
+        snapshot = filesystem.get_file_info(self.path(SNAPSHOT_FILE))
+        if snapshot.type == pyarrow.fs.FileType.NotFound:
+            return None
+        result: Result = Result.from_path(self.path(), storage_filesystem=filesystem)
+        return result
+
+    def images_seen(self) -> int:
+        """Of the last checkpoint; 0 where there is none."""
+        result = self.result()
+        return 0 if result is None or result.checkpoint is None else images_of(result.checkpoint)
+
+
+def checkpoint_name(images_seen: int) -> str:
+    return f"images-{images_seen:012d}"
+
+
+def images_of(checkpoint: ray.train.Checkpoint) -> int:
+    """The images that had been seen when a checkpoint was made: its name tells."""
+    found = _NAME.fullmatch(name_of(checkpoint))
+    assert found is not None, checkpoint.path
+    return int(found[1])
+
+
+def name_of(checkpoint: ray.train.Checkpoint) -> str:
+    return str(checkpoint.path).rstrip("/").rpartition("/")[2]
+
+
+def write_checkpoint(folder: str, model: Model, state: dict[str, Any]) -> ray.train.Checkpoint:
+    """A model folder, and beside it what only training needs."""
+    save_model(folder, model.spec, model.weights)
+    torch.save(state, Path(folder) / STATE_FILE)
+    checkpoint: ray.train.Checkpoint = ray.train.Checkpoint.from_directory(folder)
+    return checkpoint
+
+
+def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    with checkpoint.as_directory() as folder:
+        state: dict[str, Any] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+    return state
