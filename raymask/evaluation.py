@@ -24,6 +24,8 @@ from raymask.output import Masks
 from raymask.segmentations import to_rle
 from raymask.storage import resolve, retried
 
+BOX_DECIMALS = 3
+
 T = TypeVar("T")
 IouType = Literal["segm", "bbox"]
 
@@ -171,9 +173,19 @@ def _result(row: Mapping[str, Any], image_id: int) -> dict[str, Any]:
         "image_id": image_id,
         "category_id": row["category_id"],
         "score": row["score"],
-        "bbox": [row["x_min"], row["y_min"], row["x_max"] - row["x_min"], row["y_max"] - row["y_min"]],
+        "bbox": _xywh(row["x_min"], row["y_min"], row["x_max"], row["y_max"]),
         "segmentation": mask,
     }
+
+
+def _xywh(x_min: float, y_min: float, x_max: float, y_max: float) -> list[float]:
+    """COCO's box of float32 edges, to a thousandth of a pixel, which float32 resolves in images up to 8192 pixels.
+
+    Decimal coordinates, as annotations and published results have them, come back exactly; unrounded, what float32
+    makes of them lies on the other side of an IoU threshold that the box was on.
+    """
+    left, top, right, bottom = (round(edge, BOX_DECIMALS) for edge in (x_min, y_min, x_max, y_max))
+    return [left, top, round(right - left, BOX_DECIMALS), round(bottom - top, BOX_DECIMALS)]
 
 
 def _images_by_name(truth: Annotations) -> dict[str, AnnotatedImage]:

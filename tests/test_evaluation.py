@@ -169,8 +169,7 @@ def test_published_numbers_from_tables(tmp_path: Path, reference: dict[str, Any]
     images = [{"uri": uris[i["id"]], "size_hw": (i["height"], i["width"])} for i in truth["images"]]
     numbers = evaluate(write_output(tmp_path / "out", images, rows), str(reference["truth"]))
     assert numbers["segm"] == pytest.approx(reference["numbers"]["segm"], abs=1e-9)
-    # Tables hold boxes in float32; that takes one of these 734 across an IoU threshold on which it lay.
-    assert numbers["bbox"] == pytest.approx(reference["numbers"]["bbox"], abs=1e-3)
+    assert numbers["bbox"] == pytest.approx(reference["numbers"]["bbox"], abs=1e-9)
 
 
 def test_perfect_output(tmp_path: Path) -> None:
