@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raymask.config import SegmentConfig
+from raymask.config import EvaluateConfig, SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
     from raymask.cleanup import Stray
+    from raymask.evaluation import Evaluation
     from raymask.model import Predictor
     from raymask.output import Masks
     from raymask.pipeline import Summary
     from raymask.state import Status
+    from raymask.training.trainer import TrainSummary
 
 __version__ = "0.1.0"
 
@@ -34,9 +36,11 @@ __all__ = [
     "Predictor",
     "RaymaskError",
     "clean",
+    "evaluate",
     "open",
     "segment",
     "status",
+    "train",
 ]
 
 
@@ -53,6 +57,29 @@ def segment(source: str, *, out: str, **options: Any) -> Summary:
         return run(config, Silent())
     with ConsoleReporter() as report:
         return run(config, report)
+
+
+def train(data: str, *, out: str, **options: Any) -> TrainSummary:
+    """Train a model on the annotations in `data`; the result is the model folder `out`.
+
+    options: the fields of `raymask.training.config.TrainConfig`, the same as the flags of `raymask train`.
+    """
+    from raymask.progress import ConsoleReporter, Silent
+    from raymask.training.config import TrainConfig
+    from raymask.training.trainer import train as run
+
+    config = TrainConfig(data=data, out=out, **options)
+    if config.quiet:
+        return run(config, Silent())
+    with ConsoleReporter() as report:
+        return run(config, report)
+
+
+def evaluate(out: str, annotations: str, *, max_detections: int = 100) -> Evaluation:
+    """How good the masks of an output are, against a COCO annotation file: see `raymask.evaluation.Evaluation`."""
+    from raymask.evaluation import evaluate_fully
+
+    return evaluate_fully(EvaluateConfig(out=out, annotations=annotations, max_detections=max_detections))
 
 
 def open(out: str) -> Masks:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raymask import __version__
-from raymask.config import CleanConfig, SegmentConfig, StatusConfig, flag
+from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig, flag
 from raymask.errors import RaymaskError
 from raymask.training.config import TrainConfig
 
@@ -115,6 +115,21 @@ def training_text(summary: TrainSummary) -> str:
     return "\n".join(lines)
 
 
+def evaluate(config: EvaluateConfig) -> int:
+    from raymask.evaluation import evaluate_fully
+    from raymask.evaluation.report import report_html, report_text
+    from raymask.storage import write_file
+
+    evaluation = evaluate_fully(config)
+    if config.json is not None:
+        write_file(config.json, (json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+    if config.html is not None:
+        write_file(config.html, report_html(evaluation).encode())
+    if not config.quiet:
+        print(report_text(evaluation))
+    return DONE
+
+
 def status(config: StatusConfig) -> int:
     from raymask.state import status as read
 
@@ -151,6 +166,7 @@ def clean(config: CleanConfig) -> int:
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment),
     "train": (TrainConfig, train),
+    "evaluate": (EvaluateConfig, evaluate),
     "status": (StatusConfig, status),
     "clean": (CleanConfig, clean),
 }

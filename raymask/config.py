@@ -181,6 +181,23 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure an output against COCO annotations: average precision and recall, and where it goes wrong."""
+
+    out: str = option("output folder or URL", positional=True)
+    annotations: str = option("COCO annotation file of the same images", metavar="URL")
+    max_detections: int = option(
+        "detections that count, of a category in an image, the best first", default=100, metavar="N"
+    )
+    json: str | None = option("write all numbers to this file", default=None, metavar="FILE")
+    html: str | None = option("write a page with precision-recall curves to this file", default=None, metavar="FILE")
+    quiet: bool = option("print nothing but errors", default=False)
+
+    def __post_init__(self) -> None:
+        require(self.max_detections >= 1, f"--max-detections is {self.max_detections}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusConfig:
     """Say how far an output is: images listed, done, failed, published, and who writes it now."""
 

@@ -302,6 +302,12 @@ class Folder:
             retried(lambda: fs.rm_file(path))
 
 
+def write_file(url: str, data: bytes) -> None:
+    """Write one object whole, by its full URL or path."""
+    folder, _, name = absolute(url).rpartition("/")
+    Folder(folder or "/").put(name, data)
+
+
 def _objects_in(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
     if isinstance(fs, S3):
         bucket, _, prefix = f"{folder}/".partition("/")

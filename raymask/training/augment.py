@@ -74,7 +74,7 @@ class Augmentation:
 
 def _cut(target: Target) -> Target:
     """Objects that a crop left something of, each in the box around what it left."""
-    left = target["masks"].flatten(1).any(1)
+    left = target["masks"].bool().flatten(1).any(1)
     kept = {name: values[left] for name, values in target.items()}
     if not len(kept["labels"]):
         return {**kept, "boxes": kept["boxes"].reshape(0, 4)}

@@ -1,0 +1,109 @@
+"""Workers and drivers that are killed outright, and fewer workers after that: training goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymask.demo.drawing import write_data_set
+from raymask.training.loop import LOSSES
+
+IMAGES, EPOCHS = 16, 4
+CHECKPOINT_IMAGES = 8
+
+
+def command(data: Path, out: Path, workers: int) -> list[str]:
+    options = {
+        **{"data": data / "train.json", "images": data / "train", "out": out, "workers": workers},
+        **{"model": "maskrcnn_resnet10_fpn", "norm": "frozen_batch_norm", "min-size": 96, "max-size": 128},
+        **{"proposals": 100, "epochs": EPOCHS, "batch-size": 2, "lr": 0.01, "checkpoint-images": CHECKPOINT_IMAGES},
+    }
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "raymask.cli", "train", *flags, "--fixed-lr"]
+
+
+def run_to_end(arguments: list[str]) -> str:
+    outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=250)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def checkpoints(out: Path) -> list[int]:
+    return sorted(int(f.parent.name.split("-")[1]) for f in out.glob("_raymask/checkpoints/images-*/state.pt"))
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
+    for _ in range(1500):
+        if found := what():
+            return found
+        assert process.poll() is None, "training ended early"
+        time.sleep(0.1)
+    raise AssertionError("waited too long")
+
+
+def training_workers(process: subprocess.Popen[bytes]) -> list[int]:
+    """Process ids: a worker is a child of the raylet, which is a child of the driver."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if "RayTrainWorker" in (folder / "cmdline").read_text() and parent(parent(folder.name)) == str(process.pid):
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def parent(pid: str) -> str:
+    return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[1]
+
+
+def steps(out: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [r for r in records if r["kind"] == "step"]
+
+
+@pytest.mark.timeout(600)
+def test_kill_9_of_a_worker_then_of_the_driver_then_fewer_workers(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "data", IMAGES, 1, seed=4)
+    calm, out = tmp_path / "calm", tmp_path / "killed"
+    run_to_end(command(tmp_path / "data", calm, workers=2))
+
+    process = subprocess.Popen(command(tmp_path / "data", out, workers=2), stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: checkpoints(out), process)
+        victim = wait_for(lambda: training_workers(process), process)[-1]
+        os.kill(victim, signal.SIGKILL)
+        killed_at = checkpoints(out)[-1]
+        # The worker group is started again, and gets further than where it was killed.
+        wait_for(lambda: max(checkpoints(out)) > killed_at, process)
+        assert victim not in training_workers(process)
+    finally:
+        process.kill()
+        process.wait(timeout=30)
+    stopped_at = max(checkpoints(out))
+    assert killed_at < stopped_at < IMAGES * EPOCHS
+
+    shown = run_to_end(command(tmp_path / "data", out, workers=1))
+    assert f"{IMAGES * EPOCHS} images seen" in shown
+
+    undisturbed, resumed = steps(calm), steps(out)
+    assert [r["images"] for r in undisturbed] == list(range(4, IMAGES * EPOCHS + 1, 4))
+    # Two workers take four images a step, one takes two; none is seen twice or left out.
+    after = [r["images"] for r in resumed if r["images"] > stopped_at]
+    assert after == list(range(stopped_at + 2, IMAGES * EPOCHS + 1, 2))
+    # What the log has of the time before, it has as the undisturbed run: the same images, losses and rates.
+    same = {r["images"]: r for r in undisturbed}
+    for record in resumed:
+        if record["images"] <= stopped_at:
+            assert record["lr"] == same[record["images"]]["lr"]
+            for name in LOSSES:
+                assert record[name] == pytest.approx(same[record["images"]][name], abs=1e-4)
+    assert all(r["loss"] < 2 * undisturbed[-1]["loss"] + 1 for r in resumed if r["images"] > stopped_at)
