@@ -9,11 +9,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from raymask.demo import pictures, training
-from raymask.demo.__main__ import make_folder
+from raymask.cli import build_parser
+from raymask.demo import pictures
+from raymask.demo.__main__ import make_folder, training_command
 from raymask.demo.drawing import CATEGORIES, box_xyxy, draw, write_data_set
 from raymask.errors import ConfigError
 from raymask.masks import decode, encode
+from raymask.training.config import TrainConfig
 
 
 def test_the_data_set_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
@@ -56,25 +58,11 @@ def test_objects_can_be_told_from_the_ground() -> None:
             assert np.linalg.norm(difference) > 40
 
 
-def test_a_few_steps_lower_the_loss_and_give_a_model_folder(tmp_path: Path) -> None:
-    write_data_set(tmp_path, train=16, held_out=1, seed=2)
-    lines: list[str] = []
-    model = training.train(tmp_path / "train.json", tmp_path / "train", str(tmp_path / "model"), 12, 0, lines.append)
-    losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
-    assert len(losses) == 12
-    assert np.mean(losses[-3:]) < 0.8 * losses[0]
-    assert model.spec.training["steps"] == 12
-    assert sorted(f.name for f in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
-
-
-def test_a_mirrored_sample_is_mirrored_whole(tmp_path: Path) -> None:
-    write_data_set(tmp_path, train=1, held_out=1, seed=3)
-    [sample] = training.read_samples(tmp_path / "train.json", tmp_path / "train")
-    chances = np.random.default_rng(0)
-    mirrored = next(m for m in (training.maybe_mirrored(sample, chances) for _ in range(20)) if m is not sample)
-    for mask, box in zip(mirrored[1]["masks"].numpy(), mirrored[1]["boxes"].tolist(), strict=True):
-        assert list(box_xyxy(mask.astype(bool))) == box
-    np.testing.assert_array_equal(mirrored[0].numpy()[:, :, ::-1], sample[0].numpy())
+def test_the_training_command_is_one() -> None:
+    options = vars(build_parser().parse_args(training_command(Path("data"), Path("model"), 8, 0)))
+    assert options.pop("command") == "train"
+    assert not options.pop("debug")
+    assert TrainConfig(**options).epochs == 8
 
 
 def test_pictures_show_masks_and_outlines() -> None:

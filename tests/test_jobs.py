@@ -14,6 +14,7 @@ import ray.autoscaler
 import yaml
 from conftest import draw_folder
 
+from raymask.cli import COMMANDS
 from raymask.config import SegmentConfig
 from raymask.errors import ConfigError
 from raymask.jobs import job_file, read_options
@@ -22,15 +23,25 @@ ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "jobs"
 
 
-def test_the_job_file_is_what_the_config_class_says() -> None:
-    text = (JOBS / "segment.yaml").read_text()
-    assert text == job_file("segment"), 'write it anew: python -c "from raymask.jobs import job_file; ..."'
+@pytest.mark.parametrize(("command", "first"), [("segment", "source"), ("train", "data")])
+def test_the_job_file_is_what_the_config_class_says(command: str, first: str) -> None:
+    text = (JOBS / f"{command}.yaml").read_text()
+    assert text == job_file(command), 'write it anew: python -c "from raymask.jobs import job_file; ..."'
+    config_class, _ = COMMANDS[command]
     defaults = {
-        f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(SegmentConfig)
+        f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(config_class)
     }
     assert {k: tuple(v) if isinstance(v, list) else v for k, v in yaml.safe_load(text).items()} == defaults
-    options = read_options("segment", JOBS / "segment.yaml", ["source=a", "out=b"])
-    assert SegmentConfig(**options) == SegmentConfig(source="a", out="b")
+    options = read_options(command, JOBS / f"{command}.yaml", [f"{first}=a", "out=b"])
+    assert config_class(**options) == config_class(**{first: "a", "out": "b"})
+    assert f'run_job("{command}"' in (JOBS / f"{command}.py").read_text()
+
+
+def test_lists_of_numbers_are_numbers() -> None:
+    options = read_options("train", None, ["data=a", "out=b", "milestones=[0.5, 0.9]", "image_mean=0.5,0.5,0.4"])
+    assert (options["milestones"], options["image_mean"]) == ((0.5, 0.9), (0.5, 0.5, 0.4))
+    with pytest.raises(ConfigError, match="milestones is 'soon'"):
+        read_options("train", None, ["data=a", "out=b", "milestones=soon"])
 
 
 def test_settings_go_over_the_file() -> None:

@@ -205,7 +205,8 @@ def _with_options(spec: ModelSpec, config: TrainConfig, norm: str | None) -> Mod
         for name in ("image_mean", "image_std", "min_size", "max_size")
         if (value := getattr(config, name)) is not None
     }
-    return dataclasses.replace(spec, parameters=parameters, **given)
+    thresholds = dataclasses.replace(spec.thresholds, proposals=min(spec.thresholds.proposals, config.proposals))
+    return dataclasses.replace(spec, parameters=parameters, thresholds=thresholds, **given)
 
 
 def model_of(start: Start, network: nn.Module, training: Mapping[str, Any]) -> Model:
