@@ -83,7 +83,7 @@ def test_categories_are_those_of_an_evaluation_of_each_alone(mixed: tuple[str, s
         objects = [o for o in truth.objects if o["category_id"] == category["id"]]
         alone = type(truth)(truth.url, truth.images, {category["id"]: category["name"]}, objects)
         for kind in ("segm", "bbox"):
-            assert category[kind] == coco_metrics(alone, results, kind)  # type: ignore[arg-type]
+            assert category[kind] == coco_metrics(alone, results, kind)
         assert category["objects"] == len(objects)
 
 

@@ -21,7 +21,7 @@ LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "log.jsonl", "curves.png", "tensorbo
 SAVE_EVERY_S = 30.0
 
 Record = dict[str, Any]
-"""`kind` is "start", "step" or "validation"; `images` says after how many images."""
+"""`kind` is "start", "step", "checkpoint" or "validation"; `images` says after how many images."""
 
 Tracker = Callable[[Record], None]
 
@@ -37,16 +37,22 @@ class History:
         self._saved_s = time.monotonic()
 
     def add(self, record: Record) -> None:
-        """Take up one record, as workers send it; "start" forgets what lies beyond it."""
-        record = {**record, "time": round(time.time(), 3)}
+        """Take up one record, as workers send it.
+
+        "start" forgets what lies beyond it, and brings the steps before its checkpoint, should they be missing here.
+        """
+        record = {"time": time.time(), **record}
         if record["kind"] == "start":
-            self.records = [r for r in self.records if r["images"] <= record["images"]]
+            known = {r["images"] for r in self.steps()}
+            missing = [r for r in record.pop("recent", []) if r["images"] not in known]
+            kept = [r for r in self.records if r["images"] <= record["images"]]
+            self.records = sorted([*kept, *missing], key=lambda r: int(r["images"]))
         if record["kind"] == "validation":
             self.records = [r for r in self.records if (r["kind"], r["images"]) != ("validation", record["images"])]
         self.records.append(record)
         for track in self._trackers:
             track(record)
-        if time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+        if record["kind"] == "checkpoint" or time.monotonic() - self._saved_s >= SAVE_EVERY_S:
             self.save()
 
     def steps(self) -> list[Record]:
@@ -85,7 +91,7 @@ def save_tensorboard(folder: Folder, records: Iterable[Record]) -> None:
 
 def scalars(record: Record) -> dict[str, float]:
     """The numbers of a record by the names that trackers show: `training/loss_mask`, `validation/segm_AP`."""
-    if record["kind"] == "start":
+    if record["kind"] not in ("step", "validation"):
         return {}
     group = "training" if record["kind"] == "step" else "validation"
     left_out = ("images", "time", "step")

@@ -90,6 +90,7 @@ def run_worker(settings: dict[str, Any]) -> None:
     optimizer = make_optimizer(config, network)
     average = averaged(network, config.ema) if config.ema else None
     seen, step = 0, 0
+    recent: list[dict[str, Any]] = []  # steps since the last checkpoint
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         state = read_state(checkpoint)
@@ -97,13 +98,15 @@ def run_worker(settings: dict[str, Any]) -> None:
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
-        seen, step = state["images_seen"], state["step"]
+        seen, step, recent = state["images_seen"], state["step"], state["recent"]
     model = ray.train.torch.prepare_model(network, move_to_device=device)
     step_images = config.batch_size * config.accumulate * workers
     every = config.checkpoint_images or job.rows
     tables = _tables(config.batch_size)
     if rank == 0:
-        job.records.add.remote({"kind": "start", "images": seen, "workers": workers, "step_images": step_images})
+        began = {"kind": "start", "images": seen, "workers": workers, "step_images": step_images, "recent": recent}
+        job.records.add.remote(began)
+        recent = []
     while seen < job.total_images:
         began_s = time.monotonic()
         samples = [next(tables) for _ in range(config.accumulate)]
@@ -123,6 +126,7 @@ def run_worker(settings: dict[str, Any]) -> None:
         record = {
             "kind": "step",
             "images": seen,
+            "time": time.time(),
             "epoch": seen / job.rows,
             "step": step,
             "lr": rate,
@@ -136,6 +140,7 @@ def run_worker(settings: dict[str, Any]) -> None:
             raise ConfigError(f"the loss is {record['loss']} after {seen:,} images; give a lower --lr, or --clip 10")
         if rank == 0:
             job.records.add.remote(record)
+            recent.append(record)
         ended = seen >= job.total_images
         epoch_ended = ended or before // job.rows != seen // job.rows
         if epoch_ended or before // every != seen // every:
@@ -145,6 +150,7 @@ def run_worker(settings: dict[str, Any]) -> None:
                 "average": None if average is None else average.state_dict(),
                 "images_seen": seen,
                 "step": step,
+                "recent": recent,
             }
             about = {
                 "images_seen": seen,
@@ -162,6 +168,9 @@ def run_worker(settings: dict[str, Any]) -> None:
                     checkpoint_dir_name=checkpoint_name(seen),
                     validation=bool(job.validates and epoch_ended and made),
                 )
+            recent = []
+            if rank == 0:
+                job.records.add.remote({"kind": "checkpoint", "images": seen})
 
 
 def device_precision(config: TrainConfig, device: torch.device) -> str:

@@ -303,7 +303,7 @@ def step_text(history: History, rows: int, epochs: int) -> str:
     """`epoch 2.3 of 12, step 270, loss 1.23 (classifier 0.40, ...), 12.3 images/s, 11:52 left, AP 0.312`."""
     recent = history.steps()[-20:]
     last = recent[-1]
-    rate = sum(r["images_per_s"] for r in recent) / len(recent)
+    rate = len(recent) / sum(1 / r["images_per_s"] for r in recent)
     parts = ", ".join(f"{name.removeprefix('loss_')} {last[name]:.2f}" for name in LOSSES)
     left = duration_text(max(0, rows * epochs - last["images"]) / rate)
     text = f"epoch {last['epoch']:.2f} of {epochs}, step {last['step']:,}, loss {last['loss']:.2f} ({parts})"
