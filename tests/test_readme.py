@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import draw_folder
@@ -27,6 +29,8 @@ def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) ->
     photos = draw_folder(root / "photos", 5, broken=1)
     shutil.copytree(model_folder, root / "model")
     (root / "list.csv").write_text("uri,camera\nphotos/0000.png,a\nphotos/0003.png,b\n")
+    for name in ("train.json", "val.json"):
+        (root / name).write_text(json.dumps(cats_in(photos)))
     (root / "shards").mkdir()
     for shard in ("000", "001"):
         with tarfile.open(root / "shards" / f"photos-{shard}.tar", "w") as tar:
@@ -37,6 +41,22 @@ def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) ->
         for file in (*photos.iterdir(), *(root / "model").iterdir()):
             store.put(str(file.relative_to(root)), file.read_bytes())
         yield root
+
+
+def cats_in(photos: Path) -> dict[str, Any]:
+    """A cat in every photo."""
+    images: list[dict[str, Any]] = [
+        {"id": number, "file_name": file.name, "height": 48, "width": 64}
+        for number, file in enumerate(sorted(photos.glob("????.png")))
+    ]
+    box = {"bbox": [8, 8, 20, 16], "area": 320, "segmentation": [[8, 8, 28, 8, 28, 24, 8, 24]]}
+    return {
+        "images": images,
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [
+            {"id": i["id"] + 1, "image_id": i["id"], "category_id": 3, "iscrowd": 0, **box} for i in images
+        ],
+    }
 
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[code.strip().splitlines()[-1][:60] for _, code in BLOCKS])

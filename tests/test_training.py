@@ -145,8 +145,11 @@ def test_the_step_goes_along_the_mean_gradient(workers: int, accumulate: int, dr
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_trained_folder_is_a_model_with_its_history(drawn: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_trained_folder_is_a_model_with_its_history(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")  # relative, to where workers are not
     validation = {"val": str(drawn / "val.json"), "val_images": str(drawn / "val")}
     varied = {"flip": 0.5, "photometric": 0.5, "min_scale": 0.7, "max_scale": 1.4, "ema": 0.9, "clip": 1.0}
     config = options(drawn, out, epochs=2, batch_size=5, optimizer="adamw", lr=1e-3, **varied, **validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from ray.train.v2.api.result import Result
 
 from raymask.model import Model, save_model
-from raymask.storage import absolute, join, resolve
+from raymask.storage import Folder, absolute, join, resolve
 
 RUNS_FOLDER, RUN_NAME = "_raymask", "checkpoints"
 STATE_FILE = "state.pt"
@@ -70,14 +71,26 @@ def name_of(checkpoint: ray.train.Checkpoint) -> str:
 
 
 def write_checkpoint(folder: str, model: Model, state: dict[str, Any]) -> ray.train.Checkpoint:
-    """A model folder, and beside it what only training needs."""
+    """A model folder on this machine, and beside it what only training needs."""
     save_model(folder, model.spec, model.weights)
     torch.save(state, Path(folder) / STATE_FILE)
     checkpoint: ray.train.Checkpoint = ray.train.Checkpoint.from_directory(folder)
     return checkpoint
 
 
-def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+def upload(storage: Storage, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Ray Train calls this to store a checkpoint: its files whole, each under a name that a retry gives again.
+
+    Ray's own copy goes through pyarrow's adapter in parts, of which s3fs 2026.9 has been seen to mix up the contents.
+    """
+    folder = Folder(join(storage.url, name))
+    for file in sorted(Path(checkpoint.path).iterdir()):
+        folder.put(file.name, file.read_bytes())
+    return ray.train.Checkpoint(storage.path(name), filesystem=storage.filesystem())
+
+
+def read_state(storage: Storage, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    """What `write_checkpoint` was given as state; tensors on the CPU."""
+    data = Folder(join(storage.url, name_of(checkpoint))).read(STATE_FILE)
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state

@@ -38,7 +38,7 @@ from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
 from raymask.progress import Reporter, Silent, duration_text
-from raymask.storage import Folder, join
+from raymask.storage import Folder, absolute, join
 from raymask.training.augment import Augmentation
 from raymask.training.checkpoints import RUN_NAME, RUNS_FOLDER, Storage, images_of, name_of
 from raymask.training.config import TrainConfig
@@ -82,6 +82,7 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
     """Train a model to the end, from the last checkpoint in `--out` if there is one; writes the model folder."""
     report = report or Silent()
     started_s = time.monotonic()
+    config = with_absolute_paths(config)
     kept = Folder(config.out).sub(RUNS_FOLDER)
     with ray_session(), Lease(kept):
         check_same(config, kept)
@@ -98,6 +99,13 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
         history.save_all(rows.table.num_rows)
         summary = give_out(config, rows, start.spec, storage, result)
     return dataclasses.replace(summary, elapsed_s=time.monotonic() - started_s)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Paths as they mean the same in the workers, which Ray Train starts in folders of their own."""
+    names = [n for n in ("data", "out", "images", "val", "val_images") if getattr(config, n) is not None]
+    places: dict[str, Any] = {name: absolute(getattr(config, name)) for name in names}
+    return dataclasses.replace(config, **places)
 
 
 def prepared_rows(config: TrainConfig, kept: Folder, report: Reporter) -> AnnotatedRows:
