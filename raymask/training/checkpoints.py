@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from ray.train.v2.api.result import Result
 
 from raymask.model import Model, save_model
-from raymask.storage import Folder, absolute, join, resolve
+from raymask.storage import absolute, join, resolve
 
 RUNS_FOLDER, RUN_NAME = "_raymask", "checkpoints"
 STATE_FILE = "state.pt"
@@ -78,19 +77,8 @@ def write_checkpoint(folder: str, model: Model, state: dict[str, Any]) -> ray.tr
     return checkpoint
 
 
-def upload(storage: Storage, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Ray Train calls this to store a checkpoint: its files whole, each under a name that a retry gives again.
-
-    Ray's own copy goes through pyarrow's adapter in parts, of which s3fs 2026.9 has been seen to mix up the contents.
-    """
-    folder = Folder(join(storage.url, name))
-    for file in sorted(Path(checkpoint.path).iterdir()):
-        folder.put(file.name, file.read_bytes())
-    return ray.train.Checkpoint(storage.path(name), filesystem=storage.filesystem())
-
-
-def read_state(storage: Storage, checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
     """What `write_checkpoint` was given as state; tensors on the CPU."""
-    data = Folder(join(storage.url, name_of(checkpoint))).read(STATE_FILE)
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    with checkpoint.as_directory() as folder:
+        state: dict[str, Any] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
     return state

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raymask.errors import ConfigError
 from raymask.model import resolve_precision
 from raymask.training.augment import Target
-from raymask.training.checkpoints import Storage, checkpoint_name, read_state, upload, write_checkpoint
+from raymask.training.checkpoints import checkpoint_name, read_state, write_checkpoint
 from raymask.training.config import TrainConfig
 from raymask.training.network import Start, averaged, build_network, learning_rate, make_optimizer, model_of
 from raymask.training.samples import batch_of, seed_of
@@ -81,7 +80,7 @@ def training_step(
 def run_worker(settings: dict[str, Any]) -> None:
     """Ray Train calls this in every worker: from the last checkpoint, or the start, to the end."""
     job: Job = settings["job"]
-    config, context, storage = job.config, ray.train.get_context(), Storage(job.config.out)
+    config, context = job.config, ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)
     device = ray.train.torch.get_device()
@@ -94,7 +93,7 @@ def run_worker(settings: dict[str, Any]) -> None:
     recent: list[dict[str, Any]] = []  # steps since the last checkpoint
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
-        state = read_state(storage, checkpoint)
+        state = read_state(checkpoint)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
@@ -167,7 +166,6 @@ def run_worker(settings: dict[str, Any]) -> None:
                     {"images": seen, "loss": record["loss"]},
                     checkpoint=made,
                     checkpoint_dir_name=checkpoint_name(seen),
-                    checkpoint_upload_fn=partial(upload, storage),
                     validation=bool(job.validates and epoch_ended and made),
                 )
             recent = []
