@@ -173,6 +173,9 @@ class TrainConfig:
     max_failures: int = option(
         "go on from the last checkpoint after workers died, at most so often", default=8, metavar="N", group="running"
     )
+    track: tuple[str, ...] = option(
+        "send what is logged there too: mlflow, wandb", default=(), metavar="LIST", group="running"
+    )
     quiet: bool = option("print nothing but errors", default=False, group="running")
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ from raymask.training.history import History, Record
 from raymask.training.loop import LOSSES, Job, run_worker
 from raymask.training.network import Start, starting_point
 from raymask.training.samples import Reading, find_unreadable, stream_samples
+from raymask.training.trackers import open_trackers
 from raymask.training.validation import SCORE, Validate
 
 RUN_FILE, ROWS_FILE, LAST_FOLDER = "training.json", "training.parquet", "last"
@@ -55,7 +56,7 @@ BEST_KEPT = 2
 
 # Options that a run may be gone on with although they differ: they say how, not what.
 FREE_OPTIONS = frozenset(
-    {"out", "workers", "precision", "checkpoint_images", "max_failures", "quiet", "epochs", "trust_images"}
+    {"out", "workers", "precision", "checkpoint_images", "max_failures", "quiet", "epochs", "trust_images", "track"}
     | {"val", "val_images", "max_pixels", "max_bytes"}
 )
 
@@ -90,12 +91,13 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
         check_validation(config, rows)
         start = starting_point(config, rows.categories)
         storage = Storage(config.out)
-        history = History(Folder(config.out))
         report.say(f"model    {start.spec.architecture}, {len(rows.categories)} categories, from {start.said}")
         if seen := storage.images_seen():
             report.say(f"resuming after {seen:,} images")
-        with live_records(history, report, rows.table.num_rows, config.epochs) as records:
-            result = fit(config, rows, start, storage, records)
+        with open_trackers(config.track, config.out, kept, dataclasses.asdict(config)) as trackers:
+            history = History(Folder(config.out), trackers)
+            with live_records(history, report, rows.table.num_rows, config.epochs) as records:
+                result = fit(config, rows, start, storage, records)
         history.save_all(rows.table.num_rows)
         summary = give_out(config, rows, start.spec, storage, result)
     return dataclasses.replace(summary, elapsed_s=time.monotonic() - started_s)
