@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,11 +30,12 @@ RAY = Path(sys.executable).parent / "ray"
 @pytest.fixture
 def cluster() -> Iterator[dict[str, str]]:
     """The environment in which `ray job submit` finds a cluster of this test's own, and may use it."""
-    port, jobs_port = free_port(), free_port()
+    port, jobs_port, agent_port = free_port(), free_port(), free_port()
     # Short, for the names of sockets in it must not be longer than a hundred characters.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
     command = [str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={jobs_port}"]
     command += ["--num-cpus=2", f"--temp-dir={folder}", "--include-dashboard=true", "--disable-usage-stats"]
+    command += [f"--dashboard-agent-listen-port={agent_port}"]
     # Who reaches an open port of Ray runs code there, so it asks for a token.
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     process = subprocess.Popen(
@@ -50,6 +52,7 @@ def cluster() -> Iterator[dict[str, str]]:
             process.wait(timeout=30)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from raymask.errors import ConfigError
 from raymask.model import resolve_precision
@@ -77,6 +78,40 @@ def training_step(
     return torch.stack(parts).sum(dim=0)
 
 
+@dataclass
+class Progress:
+    """What moves during training, and what a checkpoint holds of it. recent: records since the last checkpoint."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    images_seen: int = 0
+    step: int = 0
+    recent: list[dict[str, Any]] = field(default_factory=list)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.images_seen, self.step, self.recent = state["images_seen"], state["step"], state["recent"]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "images_seen": self.images_seen,
+            "step": self.step,
+            "recent": self.recent,
+        }
+
+    @property
+    def given_out(self) -> nn.Module:
+        """The network that is validated and becomes the model."""
+        return self.network if self.average is None else self.average.module
+
+
 def run_worker(settings: dict[str, Any]) -> None:
     """Ray Train calls this in every worker: from the last checkpoint, or the start, to the end."""
     job: Job = settings["job"]
@@ -87,90 +122,87 @@ def run_worker(settings: dict[str, Any]) -> None:
     bf16 = device_precision(config, device) == "bf16"
     start: Start = ray.get(job.start)
     network = build_network(config, start).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(config, network)
-    average = averaged(network, config.ema) if config.ema else None
-    seen, step = 0, 0
-    recent: list[dict[str, Any]] = []  # steps since the last checkpoint
+    progress = Progress(network, make_optimizer(config, network), averaged(network, config.ema) if config.ema else None)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
-        state = read_state(checkpoint)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-        seen, step, recent = state["images_seen"], state["step"], state["recent"]
+        progress.restore(read_state(checkpoint))
     model = ray.train.torch.prepare_model(network, move_to_device=device)
     step_images = config.batch_size * config.accumulate * workers
-    every = config.checkpoint_images or job.rows
-    tables = _tables(config.batch_size)
     if rank == 0:
-        began = {"kind": "start", "images": seen, "workers": workers, "step_images": step_images, "recent": recent}
-        job.records.add.remote(began)
-        recent = []
-    while seen < job.total_images:
-        began_s = time.monotonic()
+        job.records.add.remote(start_record(progress, workers, step_images))
+    progress.recent = []
+    tables = _tables(config.batch_size)
+    while progress.images_seen < job.total_images:
+        seen, began_s = progress.images_seen, time.monotonic()
         samples = [next(tables) for _ in range(config.accumulate)]
         waited_s = time.monotonic() - began_s
         first = samples[0].column("sample")[0].as_py()
         assert first == seen + rank, f"worker {rank} of {workers} got sample {first} at {seen}"
         batches = [_to_device(batch_of(table), device) for table in samples]
         rate = learning_rate(config, seen, job.total_images, step_images)
-        for group in optimizer.param_groups:
+        for group in progress.optimizer.param_groups:
             group["lr"] = rate
         # What torchvision samples at random depends on nothing before this step, so that a resumed run repeats it.
         torch.manual_seed(seed_of(config.seed, seen, rank))
-        losses = _mean_of_workers(training_step(model, optimizer, batches, bf16=bf16, clip=config.clip), workers)
-        if average is not None:
-            average.update_parameters(network)
-        before, seen, step = seen, seen + step_images, step + 1
+        parts = training_step(model, progress.optimizer, batches, bf16=bf16, clip=config.clip)
+        losses = dict(zip(LOSSES, _mean_of_workers(parts, workers), strict=True))
+        loss = sum(losses.values())
+        if not math.isfinite(loss):
+            raise ConfigError(f"the loss is {loss} after {seen:,} images; give a lower --lr, or --clip 10")
+        if progress.average is not None:
+            progress.average.update_parameters(network)
+        progress.images_seen += step_images
+        progress.step += 1
         record = {
             "kind": "step",
-            "images": seen,
+            "images": progress.images_seen,
             "time": time.time(),
-            "epoch": seen / job.rows,
-            "step": step,
+            "epoch": progress.images_seen / job.rows,
+            "step": progress.step,
             "lr": rate,
-            "loss": sum(losses),
-            **dict(zip(LOSSES, losses, strict=True)),
+            "loss": loss,
+            **losses,
             "images_per_s": step_images / (time.monotonic() - began_s),
             "waited_s": waited_s,
             "replaced": [uri for table in samples for uri in table.column("replaced").to_pylist() if uri is not None],
         }
-        if not math.isfinite(record["loss"]):
-            raise ConfigError(f"the loss is {record['loss']} after {seen:,} images; give a lower --lr, or --clip 10")
+        progress.recent.append(record)
         if rank == 0:
             job.records.add.remote(record)
-            recent.append(record)
-        ended = seen >= job.total_images
-        epoch_ended = ended or before // job.rows != seen // job.rows
-        if epoch_ended or before // every != seen // every:
-            state = {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": None if average is None else average.state_dict(),
-                "images_seen": seen,
-                "step": step,
-                "recent": recent,
-            }
-            about = {
-                "images_seen": seen,
-                "step": step,
-                "loss": record["loss"],
-                "data": config.data,
-                "seed": config.seed,
-            }
-            given_out = network if average is None else average.module
-            with tempfile.TemporaryDirectory() as folder:
-                made = write_checkpoint(folder, model_of(start, given_out, about), state) if rank == 0 else None
-                ray.train.report(
-                    {"images": seen, "loss": record["loss"]},
-                    checkpoint=made,
-                    checkpoint_dir_name=checkpoint_name(seen),
-                    validation=bool(job.validates and epoch_ended and made),
-                )
-            recent = []
-            if rank == 0:
-                job.records.add.remote({"kind": "checkpoint", "images": seen})
+        ended = progress.images_seen >= job.total_images
+        epoch_ended = ended or passed(job.rows, seen, progress.images_seen)
+        if epoch_ended or passed(config.checkpoint_images or job.rows, seen, progress.images_seen):
+            report_checkpoint(job, start, progress, rank, loss, validate=job.validates and epoch_ended)
+
+
+def start_record(progress: Progress, workers: int, step_images: int) -> dict[str, Any]:
+    """Says where a group of workers begins, with the steps that a killed driver may not have logged."""
+    about = {"images": progress.images_seen, "workers": workers, "step_images": step_images}
+    return {"kind": "start", **about, "recent": progress.recent}
+
+
+def passed(interval: int, before: int, after: int) -> bool:
+    """Whether a multiple of `interval` lies in before < x <= after."""
+    return before // interval != after // interval
+
+
+def report_checkpoint(job: Job, start: Start, progress: Progress, rank: int, loss: float, *, validate: bool) -> None:
+    """Hand a checkpoint to Ray Train; every worker must call this, the first one brings it."""
+    config, seen = job.config, progress.images_seen
+    about = {"images_seen": seen, "step": progress.step, "loss": loss, "data": config.data, "seed": config.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        made = None
+        if rank == 0:
+            made = write_checkpoint(folder, model_of(start, progress.given_out, about), progress.state())
+        ray.train.report(
+            {"images": seen, "loss": loss},
+            checkpoint=made,
+            checkpoint_dir_name=checkpoint_name(seen),
+            validation=validate and made is not None,
+        )
+    progress.recent = []
+    if rank == 0:
+        job.records.add.remote({"kind": "checkpoint", "images": seen})
 
 
 def device_precision(config: TrainConfig, device: torch.device) -> str:
