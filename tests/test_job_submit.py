@@ -38,6 +38,7 @@ def cluster() -> Iterator[dict[str, str]]:
     command += [f"--dashboard-agent-listen-port={agent_port}"]
     # Who reaches an open port of Ray runs code there, so it asks for a token.
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # where jobs find their `python`
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
     )
@@ -47,11 +48,12 @@ def cluster() -> Iterator[dict[str, str]]:
         yield {**environment, "RAY_API_SERVER_ADDRESS": address}
     finally:
         # `ray stop` would stop every Ray on this machine.
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+            process.wait(timeout=10)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
