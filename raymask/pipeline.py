@@ -338,16 +338,14 @@ class Predict:
     """A model worker: decoded images in, journal rows out. Ray keeps one a GPU or core."""
 
     def __init__(self, model: Any, config: SegmentConfig, pool: Pool) -> None:
-        import torch
-
         from raymask.model import Predictor
 
-        torch.set_num_threads(pool.worker_threads)
         self._predictor = Predictor(
             ray.get(model),
             device=pool.device,
             precision=config.precision,
             batch_size=config.batch_size,
+            threads=pool.worker_threads,
             **_model_options(config),
         )
         self._categories = [(c.id, c.name) for c in self._predictor.categories]

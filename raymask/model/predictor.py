@@ -20,8 +20,8 @@ from raymask.errors import ErrorKind, Failure
 from raymask.masks import EncodedMasks, encode_soft_masks
 from raymask.model.architectures import build
 from raymask.model.detector import Detector, Objects, Precision
+from raymask.model.model import Model
 from raymask.model.spec import Category, ModelSpec
-from raymask.model.weights import Model, load_model
 
 SIZE_DIVISOR = 32  # stride of the coarsest pyramid level that the backbone computes
 
@@ -66,10 +66,18 @@ class Predictor:
         mask_threshold: float | None = None,
         min_size: int | None = None,
         max_size: int | None = None,
+        threads: int | None = None,
     ) -> None:
-        """model: a loaded model, or what `raymask.model.load_model` takes. Other options: as of `raymask segment`."""
-        loaded = model if isinstance(model, Model) else load_model(model)
-        self.spec: ModelSpec = loaded.spec.with_options(
+        """model: a loaded model, or what `raymask.model.load_model` takes. threads: those that torch may use on the
+        CPU, in the whole process. Other options: as of `raymask segment`.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        if not isinstance(model, Model):
+            from raymask.model.weights import load_model
+
+            model = load_model(model)
+        self.spec: ModelSpec = model.spec.with_options(
             min_score=min_score,
             nms=nms,
             max_detections=max_detections,
@@ -83,7 +91,7 @@ class Predictor:
         self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
         network = build(self.spec)
         # Counts of training batches may be missing; nothing in evaluation reads them.
-        network.load_state_dict(dict(loaded.weights), strict=False)
+        network.load_state_dict(dict(model.weights), strict=False)
         self._detector = Detector(network, self.device, self.precision)
         mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
         self._mean, self._std = mean[:, None, None], std[:, None, None]
