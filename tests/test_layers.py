@@ -71,7 +71,7 @@ def test_lower_layers_run_without_ray() -> None:
 
 def test_predicting_needs_no_client_of_a_store() -> None:
     # So it runs wherever torch, torchvision, NumPy and Numba are.
-    absent = ["ray", "fsspec", "s3fs", "pyarrow", "pandas", "PIL", "safetensors", "pycocotools", "yaml", "rich"]
+    absent = ["ray", "fsspec", "s3fs", "pyarrow", "pandas", "safetensors", "pycocotools", "yaml", "rich"]
     check = f"import sys; sys.modules.update(dict.fromkeys({absent})); from raymask.model import Model, Predictor"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
