@@ -29,17 +29,24 @@ GPU_IMAGES_PER_CALL = 32
 CPU_IMAGES_PER_PART = 32
 GPU_IMAGES_PER_PART = 256
 GPU_WORKER_CPUS = 1.0
+# Calls that a worker with a GPU is at: the CPU's part of one (pixels in, masks encoded) is hidden by the other's.
+GPU_CONCURRENT_CALLS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The model workers of a run, and what each is given. images_per_part: default for parts of the journal."""
+    """The model workers of a run, and what each is given.
+
+    concurrent_calls: how many calls a worker handles at once, each in a thread of its own. images_per_part: default
+    for parts of the journal.
+    """
 
     min_workers: int
     max_workers: int
     worker_cpus: float
     worker_gpus: float
     worker_threads: int
+    concurrent_calls: int
     images_per_call: int
     images_per_part: int
 
@@ -67,6 +74,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
             worker_cpus=min(GPU_WORKER_CPUS, node_cpus / 2),
             worker_gpus=1.0,
             worker_threads=max(1, int(cpus / gpus / 2)),
+            concurrent_calls=GPU_CONCURRENT_CALLS,
             images_per_call=GPU_IMAGES_PER_CALL,
             images_per_part=GPU_IMAGES_PER_PART,
         )
@@ -78,6 +86,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
         worker_cpus=max(share, 0.01),
         worker_gpus=0.0,
         worker_threads=max(1, int(min(node_cpus, cpus / low))),
+        concurrent_calls=1,
         images_per_call=CPU_IMAGES_PER_CALL,
         images_per_part=CPU_IMAGES_PER_PART,
     )

@@ -189,7 +189,13 @@ def process(
         fn_constructor_kwargs={"model": ray.put(model), "config": config, "pool": pool},
         batch_format="pyarrow",
         batch_size=pool.images_per_call,
-        compute=ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0]),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=workers[0],
+            max_size=workers[1],
+            initial_size=workers[0],
+            max_concurrent_calls_per_actor=pool.concurrent_calls,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=pool.worker_cpus,
         num_gpus=pool.worker_gpus,
     )

@@ -107,7 +107,7 @@ class Predictor:
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections | Failure]:
         """The detections of each image, in order; a Failure for one that does not fit the device's memory alone.
 
-        Images are grouped so that a batch needs little padding; [] gives [].
+        May be called by several threads at once. Images are grouped so that a batch needs little padding; [] gives [].
         """
         results: list[Detections | Failure | None] = [None] * len(images)
         for group in self._groups(images):
