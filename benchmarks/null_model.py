@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -86,15 +85,11 @@ def main() -> None:
     install()
     # Ray's workers import this module by its name, as this program's folder lets it.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    import ray
-
+    hook = {"runtime_env": {"worker_process_setup_hook": "null_model.install"}}
+    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(hook)
     import raymask
 
-    hook = {"worker_process_setup_hook": "null_model.install"}
-    ray.init(runtime_env=hook, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     summary = raymask.segment(images, out=out, quiet=True)
-    ray.shutdown()
     seconds = time.perf_counter() - start
     print(json.dumps({"images": summary.images, "seconds": seconds, "segment_s": summary.segment_s}))
 
