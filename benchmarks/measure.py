@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -33,8 +34,6 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """Processor, cores and versions, for the reader of a result."""
-    import os
-
     import torch
 
     cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
@@ -50,11 +49,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def save(name: str, rows: list[dict[str, Any]]) -> None:
+def save(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Write `results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
     command = " ".join(["python", *sys.argv])
-    record = {"benchmark": name, "command": command, "machine": machine(), "rows": rows}
+    record = {"benchmark": name, "command": command, "machine": machine(), **facts, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

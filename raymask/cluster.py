@@ -23,12 +23,13 @@ TASK_CPUS = 0.25
 # What model workers on CPUs leave of a node for those tasks.
 WORKER_CPU_SHARE = 0.75
 
-# Images that a worker is handed at once: enough to group by shape, few enough to fit in memory if they are large.
-CPU_IMAGES_PER_CALL = 8
-GPU_IMAGES_PER_CALL = 32
+# Images that a worker is handed at once and writes as one part of the journal: enough to group them by shape and to
+# keep parts few, few enough to fit in memory if they are large and to lose little with a worker.
 CPU_IMAGES_PER_PART = 32
-GPU_IMAGES_PER_PART = 256
+GPU_IMAGES_PER_PART = 64
 GPU_WORKER_CPUS = 1.0
+# Calls that a worker with a GPU is at: the CPU's part of one (pixels in, masks encoded) is hidden by the other's.
+GPU_CONCURRENT_CALLS = 2
 
 # What training workers take of the CPUs, and validation beside them; data tasks have the rest.
 TRAINING_CPU_SHARE, VALIDATION_CPU_SHARE = 0.5, 0.25
@@ -38,14 +39,18 @@ TRAINING_GPU_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The model workers of a run, and what each is given. images_per_part: default for parts of the journal."""
+    """The model workers of a run, and what each is given.
+
+    concurrent_calls: how many calls a worker handles at once, each in a thread of its own. images_per_part: what
+    a call is given, unless the run says otherwise.
+    """
 
     min_workers: int
     max_workers: int
     worker_cpus: float
     worker_gpus: float
     worker_threads: int
-    images_per_call: int
+    concurrent_calls: int
     images_per_part: int
 
     @property
@@ -72,7 +77,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
             worker_cpus=min(GPU_WORKER_CPUS, node_cpus / 2),
             worker_gpus=1.0,
             worker_threads=max(1, int(cpus / gpus / 2)),
-            images_per_call=GPU_IMAGES_PER_CALL,
+            concurrent_calls=GPU_CONCURRENT_CALLS,
             images_per_part=GPU_IMAGES_PER_PART,
         )
     # Ray counts hundredths and more finely; a share rounded up might not fit any more.
@@ -83,7 +88,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
         worker_cpus=max(share, 0.01),
         worker_gpus=0.0,
         worker_threads=max(1, int(min(node_cpus, cpus / low))),
-        images_per_call=CPU_IMAGES_PER_CALL,
+        concurrent_calls=1,
         images_per_part=CPU_IMAGES_PER_PART,
     )
 
@@ -148,6 +153,8 @@ def ray_session() -> Iterator[None]:
     begun = not ray.is_initialized()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Tasks take turns in worker processes, which take over a second to start; Ray ends all but one a core that idle.
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(8 * (os.cpu_count() or 1)))
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if begun:

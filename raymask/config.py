@@ -128,7 +128,7 @@ class SegmentConfig:
     )
 
     images_per_part: int | None = option(
-        "images a part of the journal, the most a kill can cost a worker; default: 32 on a CPU, 256 on a GPU",
+        "images a worker is handed at once and writes as one part of the journal; default: 32 on a CPU, 64 on a GPU",
         default=None,
         metavar="N",
         group="output",

@@ -27,7 +27,7 @@ from ray.data.block import BlockMetadata
 import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
 from raymask.config import SegmentConfig
-from raymask.decode import decode
+from raymask.decode import decode, keep_freed_memory
 from raymask.errors import Failure, OutputError
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import (
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 MIN_TASK_ROWS = 32  # images that one fetch-and-decode task handles at the least
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
-BLOCK_BYTES = 32 * 1024 * 1024  # decoded pixels that travel together
+BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def process(
 ) -> int:
     """Bring the wanted images through the model into the journal; returns how many there were.
 
-    wanted: one flag an image, by ordinal. Ray Data runs the three steps at once, on as many machines as it has.
+    wanted: one flag an image, by ordinal. Ray Data runs both steps at once, on as many machines as it has: tasks that
+    fetch and decode, and model workers, which write what they find. Only counts come back to the driver.
     """
     pending = int(wanted.sum())
     total = manifest.rows
@@ -177,6 +178,7 @@ def process(
     if not pending:
         return 0
     pool = pool or plan_pool(config.worker_range())
+    images_per_part = config.images_per_part or pool.images_per_part
     images = ImageSource(
         folder=manifest.folder,
         files=[f.name for f in manifest.files],
@@ -185,24 +187,30 @@ def process(
         as_listed=attempt == 0,
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
+        rows_per_block=images_per_part,
     )
     workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
     rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
     rows = rows.map_batches(
-        Predict,
-        fn_constructor_kwargs={"model": ray.put(model), "config": config, "pool": pool},
+        Worker,
+        fn_constructor_kwargs={
+            "model": ray.put(model),
+            "config": config,
+            "pool": pool,
+            "folder": manifest.folder,
+            "attempt": attempt,
+        },
         batch_format="pyarrow",
-        batch_size=pool.images_per_call,
-        compute=ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0]),
+        batch_size=images_per_part,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=workers[0],
+            max_size=workers[1],
+            initial_size=workers[0],
+            max_concurrent_calls_per_actor=pool.concurrent_calls,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=pool.worker_cpus,
         num_gpus=pool.worker_gpus,
-    )
-    rows = rows.map_batches(
-        commit,
-        fn_kwargs={"folder": manifest.folder, "attempt": attempt},
-        batch_format="pyarrow",
-        batch_size=config.images_per_part or pool.images_per_part,
-        num_cpus=TASK_CPUS,
     )
     for committed in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         done += sum(committed.column("images").to_pylist())
@@ -244,7 +252,8 @@ class ImageSource(Datasource):
     """The wanted images of a manifest, fetched and decoded: a Ray Data source with a read task for each chunk.
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
-    still be the one that was listed, as it need not where a failed image is tried again.
+    still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
+    images travel together, unless their pixels are more than `BLOCK_BYTES`.
     """
 
     def __init__(
@@ -257,6 +266,7 @@ class ImageSource(Datasource):
         as_listed: bool,
         max_bytes: int,
         max_pixels: int,
+        rows_per_block: int,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder = folder
@@ -266,6 +276,7 @@ class ImageSource(Datasource):
         self.as_listed = as_listed
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
+        self.rows_per_block = rows_per_block
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -285,6 +296,7 @@ class ImageSource(Datasource):
                     as_listed=self.as_listed,
                     max_bytes=self.max_bytes,
                     max_pixels=self.max_pixels,
+                    rows_per_block=self.rows_per_block,
                 ),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
@@ -303,8 +315,10 @@ def read_images(
     as_listed: bool,
     max_bytes: int,
     max_pixels: int,
+    rows_per_block: int,
 ) -> Iterator[pa.Table]:
     """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
+    keep_freed_memory()
     first_bit = first_ordinal % 8
     bits = np.unpackbits(ray.get(wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
     flags = bits[first_bit : first_bit + rows].astype(bool)
@@ -321,10 +335,11 @@ def read_images(
         decoded = decode_row(row["ordinal"], row["uri"], fetched, max_pixels)
         ready.append(decoded)
         ready_bytes += 0 if isinstance(decoded.result, Failure) else decoded.result.nbytes
-        if ready_bytes >= BLOCK_BYTES:
+        if len(ready) == rows_per_block or ready_bytes >= BLOCK_BYTES:
             yield decoded_table(ready)
             ready, ready_bytes = [], 0
-    yield decoded_table(ready)
+    if ready:
+        yield decoded_table(ready)
 
 
 def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: int) -> DecodedRow:
@@ -338,37 +353,33 @@ def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: i
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
 
 
-class Predict:
-    """A model worker: decoded images in, journal rows out. Ray keeps one a GPU or core."""
+class Worker:
+    """A model worker: decoded images in, their rows written as one part of the journal. Ray keeps one a GPU or core."""
 
-    def __init__(self, model: Any, config: SegmentConfig, pool: Pool) -> None:
-        import torch
-
+    def __init__(self, model: Any, config: SegmentConfig, pool: Pool, folder: Folder, attempt: int) -> None:
         from raymask.model import Predictor
 
-        torch.set_num_threads(pool.worker_threads)
         self._predictor = Predictor(
             ray.get(model),
             device=pool.device,
             precision=config.precision,
             batch_size=config.batch_size,
+            threads=pool.worker_threads,
             **_model_options(config),
         )
         self._categories = [(c.id, c.name) for c in self._predictor.categories]
+        self._folder = folder
+        self._attempt = attempt
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
+        """One row of counts, which is all that goes back to the driver."""
         images = pixels_of(decoded)
         found = self._predictor(list(images.values()))
-        return part_table(decoded, dict(zip(images, found, strict=True)), self._categories)
-
-
-def commit(rows: pa.Table, *, folder: Folder, attempt: int) -> pa.Table:
-    """Write journal rows as one part; returns one row of counts, which is all that goes back to the driver."""
-    if not rows.num_rows:
-        return pa.table({"images": pa.array([], pa.int64()), "failed": pa.array([], pa.int64())})
-    write_part(folder, rows, attempt)
-    failed = rows.num_rows - rows.column("error").null_count
-    return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
+        rows = part_table(decoded, dict(zip(images, found, strict=True)), self._categories)
+        if rows.num_rows:
+            write_part(self._folder, rows, self._attempt)
+        failed = rows.num_rows - rows.column("error").null_count
+        return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
 
 
 def _model_options(config: SegmentConfig) -> dict[str, Any]:

@@ -77,9 +77,20 @@ def decoded_table(rows: Sequence[DecodedRow]) -> pa.Table:
         "format": [r.format for r in rows],
         "bytes": [r.bytes for r in rows],
         "etag": [r.etag for r in rows],
-        "pixels": [None if i is None else i.reshape(-1).data for i in images],
     }
-    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in DECODED}, schema=DECODED)
+    arrays = {name: pa.array(values, DECODED.field(name).type) for name, values in columns.items()}
+    return pa.table({**arrays, "pixels": _pixel_column(images)}, schema=DECODED)
+
+
+def _pixel_column(images: Sequence[NDArray[np.uint8] | None]) -> pa.LargeBinaryArray:
+    """Made of buffers: from a list of memoryviews pyarrow makes the same, but never lets go of them."""
+    some = [image.reshape(-1) for image in images if image is not None]
+    sizes = [0 if image is None else image.size for image in images]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    values = np.concatenate(some) if some else np.zeros(0, np.uint8)
+    _, valid = pa.array([image is not None for image in images], pa.bool_()).buffers()
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(values)]
+    return pa.Array.from_buffers(pa.large_binary(), len(images), buffers)
 
 
 def pixels_of(decoded: pa.Table) -> dict[int, NDArray[np.uint8]]:

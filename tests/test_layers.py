@@ -70,6 +70,13 @@ def test_lower_layers_run_without_ray() -> None:
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
 
+def test_predicting_needs_no_client_of_a_store() -> None:
+    # So it runs wherever torch, torchvision, NumPy and Numba are.
+    absent = ["ray", "fsspec", "s3fs", "pyarrow", "pandas", "safetensors", "pycocotools", "yaml", "rich"]
+    check = f"import sys; sys.modules.update(dict.fromkeys({absent})); from raymask.model import Model, Predictor"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
+
+
 def test_importing_raymask_loads_neither_ray_nor_torch() -> None:
     check = "import sys, raymask, raymask.cli; assert not {'ray', 'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,18 @@ def test_batches_keep_order_and_agree_with_single_images(small_model: Model) -> 
         assert one.size_hw == other.size_hw == image.shape[:2]
         np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=1e-3)
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
+def test_threads_may_share_a_predictor(small_model: Model) -> None:
+    predictor = Predictor(small_model, device="cpu", threads=1)
+    images = [np.array(draw_picture(i)) for i in range(8)]
+    alone = predictor(images)
+    with ThreadPoolExecutor(4) as pool:
+        for together in pool.map(predictor, [images] * 8):
+            for one, other in zip(alone, together, strict=True):
+                assert isinstance(one, Detections)
+                assert isinstance(other, Detections)
+                assert one.masks.counts == other.masks.counts
 
 
 def test_no_images_give_no_answers(small_model: Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -364,3 +366,12 @@ def test_rows_are_told_apart_by_uri_alone() -> None:
     assert len(set(ids)) == len(uris)
     assert ids == [image_id(uri) for uri in uris]
     assert all(0 <= i < 2**63 for i in ids)
+
+
+def test_pixels_are_let_go_of_with_their_table() -> None:
+    pixels = np.zeros((3, 4, 3), np.uint8)
+    gone = weakref.ref(pixels)
+    table = decoded_table([DecodedRow(0, "a", pixels)])
+    del pixels, table
+    gc.collect()
+    assert gone() is None, "a worker would keep every image that it ever decoded"

@@ -14,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import resize_boxes
 
 from raymask.errors import ErrorKind, Failure
 from raymask.masks import EncodedMasks, encode_soft_masks
 from raymask.model.architectures import build
+from raymask.model.detector import Detector, Objects, Precision
+from raymask.model.model import Model
 from raymask.model.spec import Category, ModelSpec
-from raymask.model.weights import Model, load_model
 
 SIZE_DIVISOR = 32  # stride of the coarsest pyramid level that the backbone computes
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,18 @@ class Predictor:
         mask_threshold: float | None = None,
         min_size: int | None = None,
         max_size: int | None = None,
+        threads: int | None = None,
     ) -> None:
-        """model: a loaded model, or what `raymask.model.load_model` takes. Other options: as of `raymask segment`."""
-        loaded = model if isinstance(model, Model) else load_model(model)
-        self.spec: ModelSpec = loaded.spec.with_options(
+        """model: a loaded model, or what `raymask.model.load_model` takes. threads: those that torch may use on the
+        CPU, in the whole process. Other options: as of `raymask segment`.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        if not isinstance(model, Model):
+            from raymask.model.weights import load_model
+
+            model = load_model(model)
+        self.spec: ModelSpec = model.spec.with_options(
             min_score=min_score,
             nms=nms,
             max_detections=max_detections,
@@ -85,8 +91,8 @@ class Predictor:
         self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
         network = build(self.spec)
         # Counts of training batches may be missing; nothing in evaluation reads them.
-        network.load_state_dict(dict(loaded.weights), strict=False)
-        self._network = network.to(self.device).requires_grad_(False)
+        network.load_state_dict(dict(model.weights), strict=False)
+        self._detector = Detector(network, self.device, self.precision)
         mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
         self._mean, self._std = mean[:, None, None], std[:, None, None]
 
@@ -101,7 +107,7 @@ class Predictor:
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections | Failure]:
         """The detections of each image, in order; a Failure for one that does not fit the device's memory alone.
 
-        Images are grouped so that a batch needs little padding; [] gives [].
+        May be called by several threads at once. Images are grouped so that a batch needs little padding; [] gives [].
         """
         results: list[Detections | Failure | None] = [None] * len(images)
         for group in self._groups(images):
@@ -131,33 +137,25 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, images: list[NDArray[np.uint8]]) -> list[Detections]:
-        network, bf16 = self._network, self.precision == "bf16"
         batch, sizes_hw = self._preprocess(images)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            features = network.backbone(batch.tensors)
-            proposals, _ = network.rpn(batch, features)
-            outputs, _ = network.roi_heads(features, proposals, batch.image_sizes)
         return [
-            self._detections(output, inner_hw, image.shape[:2])
-            for output, inner_hw, image in zip(outputs, sizes_hw, images, strict=True)
+            self._detections(objects, inner_hw, image.shape[:2])
+            for objects, inner_hw, image in zip(self._detector(batch, sizes_hw), sizes_hw, images, strict=True)
         ]
 
-    def _preprocess(self, images: list[NDArray[np.uint8]]) -> tuple[ImageList, list[tuple[int, int]]]:
-        """Normalised, resized and padded: B x 3 x h x w float32, and the (height, width) in it of each image."""
-        resized = []
-        for image in images:
+    def _preprocess(self, images: list[NDArray[np.uint8]]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalised, resized and padded: B x 3 x h x w, and the (height, width) in it of each image."""
+        sizes_hw = [self._resized_hw(*image.shape[:2]) for image in images]
+        height, width = _padded((max(h for h, _ in sizes_hw), max(w for _, w in sizes_hw)))
+        batch = torch.zeros((len(images), 3, height, width), dtype=self._detector.dtype, device=self.device).contiguous(
+            memory_format=self._detector.memory_format
+        )
+        for slot, image, (h, w) in zip(batch, images, sizes_hw, strict=True):
             # Arrow's buffers are read-only, which torch does not know: copied then, as they would be to a device.
             pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(self.device)
             values = (pixels.permute(2, 0, 1).float().div(255) - self._mean) / self._std
-            size_hw = self._resized_hw(image.shape[0], image.shape[1])
-            scaled = functional.interpolate(values[None], size=size_hw, mode="bilinear", align_corners=False)
-            resized.append(scaled[0])
-        sizes_hw = [(int(r.shape[1]), int(r.shape[2])) for r in resized]
-        height, width = _padded((max(h for h, _ in sizes_hw), max(w for _, w in sizes_hw)))
-        batch = resized[0].new_zeros((len(images), 3, height, width))
-        for slot, values in zip(batch, resized, strict=True):
-            slot[:, : values.shape[1], : values.shape[2]].copy_(values)
-        return ImageList(batch, sizes_hw), sizes_hw
+            slot[:, :h, :w] = functional.interpolate(values[None], size=(h, w), mode="bilinear", align_corners=False)[0]
+        return batch, sizes_hw
 
     def _resized_hw(self, height: int, width: int) -> tuple[int, int]:
         """Size inside the network: the shorter side `min_size`, the longer at most `max_size`, none below 1 pixel."""
@@ -165,14 +163,14 @@ class Predictor:
         scale = min(self.spec.min_size / short, self.spec.max_size / long)
         return max(1, int(height * scale)), max(1, int(width * scale))
 
-    def _detections(self, output: dict[str, Tensor], inner_hw: tuple[int, int], size_hw: tuple[int, ...]) -> Detections:
+    def _detections(self, objects: Objects, inner_hw: tuple[int, int], size_hw: tuple[int, ...]) -> Detections:
         height, width = size_hw
-        boxes = resize_boxes(output["boxes"].float(), list(inner_hw), [height, width]).cpu().numpy()
-        soft_masks = output["masks"][:, 0].float().cpu().numpy()
+        boxes = resize_boxes(objects.boxes_xyxy, list(inner_hw), [height, width]).cpu().numpy()
+        soft_masks = objects.soft_masks.cpu().numpy()
         return Detections(
             boxes_xyxy=boxes,
-            labels=output["labels"].cpu().numpy(),
-            scores=output["scores"].float().cpu().numpy(),
+            labels=objects.labels.cpu().numpy(),
+            scores=objects.scores.cpu().numpy(),
             masks=encode_soft_masks(soft_masks, boxes, (height, width), self.spec.thresholds.mask_threshold),
             size_hw=(height, width),
         )
