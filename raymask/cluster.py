@@ -128,7 +128,7 @@ def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingR
         worker_cpus=max(int(VALIDATION_CPU_SHARE * node_cpus * 100) / 100, 0.01),
         worker_gpus=round(validation_gpus, 2),
         worker_threads=max(1, int(VALIDATION_CPU_SHARE * node_cpus)),
-        images_per_call=GPU_IMAGES_PER_CALL if gpus else CPU_IMAGES_PER_CALL,
+        concurrent_calls=1,
         images_per_part=GPU_IMAGES_PER_PART if gpus else CPU_IMAGES_PER_PART,
     )
     return TrainingRoom(

@@ -169,10 +169,10 @@ def sample_table(number: int, image: Tensor, target: Target, replaced: str | Non
         "sample": number,
         "height": image.shape[1],
         "width": image.shape[2],
-        "pixels": np.ascontiguousarray(image.numpy()).data,
+        "pixels": image.numpy().tobytes(),
         "boxes_xyxy": target["boxes"].reshape(-1).numpy(),
         "labels": target["labels"].numpy(),
-        "masks": np.packbits(target["masks"].numpy()).data,
+        "masks": np.packbits(target["masks"].numpy()).tobytes(),
         "replaced": replaced,
     }
     return pa.table([pa.array([values[f.name]], f.type) for f in SAMPLES], schema=SAMPLES)
