@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types schemas clean
+.PHONY: demo test check format lint types schemas bench clean
 
 # Threads that wait without spinning: beside a busy neighbour spinning ones make training many times slower.
 demo: $(READY)
@@ -32,6 +32,11 @@ format: $(READY)
 
 schemas: $(READY)
 	$(BIN)/python schemas/generate.py
+
+# The benchmarks that two cores do in twenty minutes; `benchmarks/gpu.py` needs a GPU.
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	for name in masks model startup pipeline chart; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo-output

@@ -183,12 +183,15 @@ _fma: Callable[[np.float32, np.float32, np.float32], np.float32] = intrinsic(_em
 class _Axis(NamedTuple):
     """How source pixels are stretched along one axis: output pixel i lies in cell `cells[i]`, between the source pixel
     of that number and the next, whose weights are `near[i]` and `far[i]`. Cell c ends before output pixel `stops[c]`.
+    A cell is `cell_pixels` output pixels long, and output pixel 0 is number `start` of the axis.
     """
 
     cells: NDArray[np.int64]
     near: NDArray[np.float32]
     far: NDArray[np.float32]
     stops: NDArray[np.int64]
+    cell_pixels: float
+    start: int
 
 
 class _Column(NamedTuple):
@@ -267,16 +270,27 @@ def _walk_down(
         cell = ys.cells[y]
         stop = ys.stops[cell]
         above, below = column.values[cell], column.values[cell + 1]
-        # A cell is linear from one end to the other, so where both are well on one side, all its pixels are. NaN is
-        # on neither.
-        all_in = above > surely_in and below > surely_in
-        all_out = above < surely_out and below < surely_out
-        if all_in or all_out:
-            if all_in != inside:
+        # A cell is linear from one end to the other. So where both are well on one side, all its pixels are; where
+        # one is, all pixels up to where the line comes close to the threshold are. NaN is on neither, and no line.
+        above_in, above_out = above > surely_in, above < surely_out
+        below_in, below_out = below > surely_in, below < surely_out
+        if (above_in and below_in) or (above_out and below_out):
+            if above_in != inside:
                 used = _toggle(toggles, used, top + y)
-                inside = all_in
+                inside = above_in
             y = stop
-        while y < stop:
+            continue
+        is_line, last_y = np.isfinite(above - below), stop
+        if is_line and (above_in or above_out):
+            close_y = _reaches(surely_in if above_in else surely_out, above, below, cell, ys) - 1
+            if close_y > y:
+                if above_in != inside:
+                    used = _toggle(toggles, used, top + y)
+                    inside = above_in
+                y = min(close_y, stop)
+        if is_line and (below_in or below_out):
+            last_y = min(max(_reaches(surely_in if below_in else surely_out, above, below, cell, ys) + 2, y), stop)
+        while y < last_y:
             if small:
                 value = _mix_four(column, cell, ys.near[y], ys.far[y])
             else:
@@ -285,9 +299,21 @@ def _walk_down(
                 used = _toggle(toggles, used, top + y)
                 inside = not inside
             y += 1
+        if y < stop:
+            if below_in != inside:
+                used = _toggle(toggles, used, top + y)
+                inside = below_in
+            y = stop
     if inside:
         used = _toggle(toggles, used, top + y)
     return used
+
+
+@compiled
+def _reaches(value: np.float32, above: np.float32, below: np.float32, cell: int, ys: _Axis) -> int:
+    """The output pixel, give or take one, at which the line through a cell reaches a value between its ends."""
+    share = (np.float64(value) - above) / (np.float64(below) - above)
+    return int((cell + share + 0.5) * ys.cell_pixels - 0.5 - ys.start)
 
 
 @compiled
@@ -322,7 +348,8 @@ def _stretch(count: int, size: int, start: int, stop: int, small: bool) -> _Axis
         cells[i] = min(int(position), count - 1)
         far[i] = position - np.float32(cells[i])
         near[i] = ONE - far[i]
-    return _Axis(cells, near, far, np.searchsorted(cells, np.arange(count), side="right"))
+    stops = np.searchsorted(cells, np.arange(count), side="right")
+    return _Axis(cells, near, far, stops, size / count, start)
 
 
 @compiled
