@@ -1,6 +1,6 @@
 """Whole runs of `raymask segment` beside what a user would write instead, and what a run costs beside its model.
 
-    python benchmarks/pipeline.py [--photos 40] [--null-photos 20000]
+    python benchmarks/pipeline.py [--photos 30] [--null-photos 20000]
 
 Every run is a process of its own, timed from its start to its end: imports, Ray, weights, reading, predicting, writing.
 The same JPEG files, the same weights, in turn; all write boxes, labels, scores and COCO RLE to Parquet. `peers.py` has
@@ -41,7 +41,7 @@ MAX_BYTES, MAX_PIXELS = 2**30, 2**28
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=40, help="of 480 x 640; two fifths as many of 1080 x 1920")
+    parser.add_argument("--photos", type=int, default=30, help="of 480 x 640; two fifths as many of 1080 x 1920")
     parser.add_argument("--null-photos", type=int, default=20_000, help="for runs whose model costs nothing")
     args = parser.parse_args()
     results = []
@@ -63,7 +63,7 @@ def compare(photos: Path, size: str, detections: int, peers: tuple[str, ...]) ->
             out = Path(folder) / "out"
             common = ["--weights", weights, "--out", str(out)]
             if name == "raymask":
-                found = run([sys.executable, "-m", "raymask", "segment", str(photos), *common, "--quiet",
+                found = run([str(Path(sys.executable).parent / "raymask"), "segment", str(photos), *common, "--quiet",
                              "--max-detections", str(detections)])  # fmt: skip
                 written = out / "instances"
             else:
