@@ -81,9 +81,9 @@ def run(photos: str, weights: str, out: str) -> None:
 
     readers.load_model = marked(readers.load_model, None, "model read")
     patched: Any = pipeline
-    patched.add_listing = marked(pipeline.add_listing, "listing begun", "listed")
-    patched.process = marked(pipeline.process, None, "processed")
-    patched.publish = marked(pipeline.publish, None, "published")
+    patched.add_listing = marked(patched.add_listing, "listing begun", "listed")
+    patched.process = marked(patched.process, None, "processed")
+    patched.publish = marked(patched.publish, None, "published")
     raymask.segment(photos, out=out, weights=weights, quiet=True)
     print(json.dumps(marks))
 

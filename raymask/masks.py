@@ -183,25 +183,28 @@ _fma: Callable[[np.float32, np.float32, np.float32], np.float32] = intrinsic(_em
 class _Axis(NamedTuple):
     """How source pixels are stretched along one axis: output pixel i lies in cell `cells[i]`, between the source pixel
     of that number and the next, whose weights are `near[i]` and `far[i]`. Cell c ends before output pixel `stops[c]`.
-    A cell is `cell_pixels` output pixels long, and output pixel 0 is number `start` of the axis.
     """
 
     cells: NDArray[np.int64]
     near: NDArray[np.float32]
     far: NDArray[np.float32]
     stops: NDArray[np.int64]
-    cell_pixels: float
-    start: int
 
 
 class _Column(NamedTuple):
-    """One output column, its weights, the source columns on its two sides and their values interpolated to it."""
+    """One output column: its weights, the source columns on its two sides, their values interpolated to it, and on
+    which side of the threshold each of these is.
+    """
 
     near_weight: np.float32
     far_weight: np.float32
     near: NDArray[np.float32]
     far: NDArray[np.float32]
     values: NDArray[np.float32]
+    sides: NDArray[np.int8]
+
+
+INSIDE, UNSURE = 1, 0  # sides of the threshold; outside is -1, NaN is unsure
 
 
 @compiled
@@ -241,9 +244,9 @@ def _find_toggles(
     xs = _stretch(cells, box_width, x_start - x_min, x_stop - x_min, small)
     ys = _stretch(cells, box_height, y_start - y_min, y_stop - y_min, small)
     margin = max(np.abs(source).max(), ONE) * MARGIN
-    values = np.empty(len(source), np.float32)
+    values, sides = np.empty(len(source), np.float32), np.empty(len(source), np.int8)
     for i in range(x_stop - x_start):
-        column = _Column(xs.near[i], xs.far[i], source[xs.cells[i]], source[xs.cells[i] + 1], values)
+        column = _Column(xs.near[i], xs.far[i], source[xs.cells[i]], source[xs.cells[i] + 1], values, sides)
         for j in range(len(values)):
             values[j] = _mix(column.near[j], column.near_weight, column.far[j], column.far_weight)
         top = (x_start + i) * height + y_start
@@ -264,33 +267,22 @@ def _walk_down(
     used: int,
 ) -> int:
     """Add the toggles of one column of a box, the first pixel of which is `top`; how many there are now."""
-    surely_in, surely_out = threshold + margin, threshold - margin
+    # A cell is linear from one end to the other, so where both are well on one side, all its pixels are.
+    values, sides = column.values, column.sides
+    for j in range(len(values)):
+        sides[j] = np.int8(values[j] > threshold + margin) - np.int8(values[j] < threshold - margin)
     inside, y = False, 0
-    while y < len(ys.cells):
-        cell = ys.cells[y]
-        stop = ys.stops[cell]
-        above, below = column.values[cell], column.values[cell + 1]
-        # A cell is linear from one end to the other. So where both are well on one side, all its pixels are; where
-        # one is, all pixels up to where the line comes close to the threshold are. NaN is on neither, and no line.
-        above_in, above_out = above > surely_in, above < surely_out
-        below_in, below_out = below > surely_in, below < surely_out
-        if (above_in and below_in) or (above_out and below_out):
-            if above_in != inside:
-                used = _toggle(toggles, used, top + y)
-                inside = above_in
+    for cell in range(ys.cells[0], ys.cells[-1] + 1):
+        start, stop = y, ys.stops[cell]
+        side = sides[cell]
+        if side != UNSURE and side == sides[cell + 1]:
+            if inside != (side == INSIDE) and start < stop:
+                used = _toggle(toggles, used, top + start)
+                inside = not inside
             y = stop
             continue
-        is_line, last_y = np.isfinite(above - below), stop
-        if is_line and (above_in or above_out):
-            close_y = _reaches(surely_in if above_in else surely_out, above, below, cell, ys) - 1
-            if close_y > y:
-                if above_in != inside:
-                    used = _toggle(toggles, used, top + y)
-                    inside = above_in
-                y = min(close_y, stop)
-        if is_line and (below_in or below_out):
-            last_y = min(max(_reaches(surely_in if below_in else surely_out, above, below, cell, ys) + 2, y), stop)
-        while y < last_y:
+        above, below = values[cell], values[cell + 1]
+        for y in range(start, stop):
             if small:
                 value = _mix_four(column, cell, ys.near[y], ys.far[y])
             else:
@@ -298,22 +290,10 @@ def _walk_down(
             if (value > threshold) != inside:
                 used = _toggle(toggles, used, top + y)
                 inside = not inside
-            y += 1
-        if y < stop:
-            if below_in != inside:
-                used = _toggle(toggles, used, top + y)
-                inside = below_in
-            y = stop
+        y = stop
     if inside:
         used = _toggle(toggles, used, top + y)
     return used
-
-
-@compiled
-def _reaches(value: np.float32, above: np.float32, below: np.float32, cell: int, ys: _Axis) -> int:
-    """The output pixel, give or take one, at which the line through a cell reaches a value between its ends."""
-    share = (np.float64(value) - above) / (np.float64(below) - above)
-    return int((cell + share + 0.5) * ys.cell_pixels - 0.5 - ys.start)
 
 
 @compiled
@@ -348,8 +328,7 @@ def _stretch(count: int, size: int, start: int, stop: int, small: bool) -> _Axis
         cells[i] = min(int(position), count - 1)
         far[i] = position - np.float32(cells[i])
         near[i] = ONE - far[i]
-    stops = np.searchsorted(cells, np.arange(count), side="right")
-    return _Axis(cells, near, far, stops, size / count, start)
+    return _Axis(cells, near, far, np.searchsorted(cells, np.arange(count), side="right"))
 
 
 @compiled

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 # torch and torchvision take three seconds to import; of all processes of a run only the driver and the model workers
 # need them, so `raymask.model` is imported where those two begin.
 
-MIN_TASK_ROWS = 32  # images that one fetch-and-decode task handles at the least
+SHARES_OF_WORKER = 16  # how many times each worker is handed images in a small run
+TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
 BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
@@ -178,11 +179,11 @@ def process(
     if not pending:
         return 0
     pool = pool or plan_pool(config.worker_range())
-    images_per_part = config.images_per_part or pool.images_per_part
+    images_per_part = config.images_per_part or share_of(pending, pool)
     images = ImageSource(
         folder=manifest.folder,
         files=[f.name for f in manifest.files],
-        chunks=plan_chunks(manifest, wanted, pool.max_workers),
+        chunks=plan_chunks(manifest, wanted, pool.max_workers, images_per_part),
         wanted=ray.put(np.packbits(wanted)),
         as_listed=attempt == 0,
         max_bytes=config.max_bytes,
@@ -219,19 +220,31 @@ def process(
     return pending
 
 
+def share_of(pending: int, pool: Pool) -> int:
+    """Images that a worker is handed at once: as many as the pool says, but so few that every worker gets many shares
+    and none ends long after the others. A power of two, so that whole shares make up a task.
+    """
+    return floor_power_of_two(min(pool.images_per_part, pending // (SHARES_OF_WORKER * pool.max_workers)))
+
+
+def floor_power_of_two(number: int) -> int:
+    """The largest power of two up to `number`, and at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
 CHUNK = np.dtype([("file", np.int32), ("start", np.int64), ("rows", np.int32), ("first_ordinal", np.int64)])
 
 
-def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int) -> NDArray[np.void]:
+def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int, images_per_part: int) -> NDArray[np.void]:
     """The manifest cut into tasks, those left out that have nothing to do. A record an item, of dtype `CHUNK`.
 
     Small enough that every worker gets many (so that none ends long after the others), large enough that a task is
     worth its start; each within one row group of the manifest.
     """
     pending = int(wanted.sum())
-    rows = MIN_TASK_ROWS
+    rows = min(floor_power_of_two(images_per_part), CHUNK_ROWS)
     while rows < CHUNK_ROWS and (
-        (rows * 2 <= 4 * MIN_TASK_ROWS and pending > 64 * workers * rows) or pending > MAX_TASKS * rows
+        (rows < TASK_ROWS and pending > 2 * SHARES_OF_WORKER * workers * rows) or pending > MAX_TASKS * rows
     ):
         rows *= 2
     chunks = []

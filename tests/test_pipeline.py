@@ -235,15 +235,17 @@ def test_an_output_that_cannot_be_written_is_an_error(pictures: Path, model_fold
         segment(pictures, tmp_path / "file", model_folder)
 
 
-@pytest.mark.parametrize(("total", "workers"), [(1, 2), (300, 2), (5_000, 2), (300_000, 8)])
-def test_chunks_cover_what_is_wanted_once(total: int, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("total", "workers", "images_per_part"), [(1, 2, 1), (300, 2, 3), (5_000, 2, 32), (300_000, 8, 5_000)]
+)
+def test_chunks_cover_what_is_wanted_once(total: int, workers: int, images_per_part: int) -> None:
     wanted = np.random.default_rng(total).random(total) < 0.3
     wanted[0] = True
     files = tuple(
         ManifestFile(f"m{i}", i * 131_072, min(131_072, total - i * 131_072)) for i in range(-(-total // 131_072))
     )
     listing = type("Listing", (), {"files": files, "rows": total})()
-    chunks = plan_chunks(Manifest(journal_folder("unused"), (listing,)), wanted, workers)
+    chunks = plan_chunks(Manifest(journal_folder("unused"), (listing,)), wanted, workers, images_per_part)
     covered = np.zeros(total, int)
     for chunk in chunks:
         assert chunk["start"] // CHUNK_ROWS == (chunk["start"] + chunk["rows"] - 1) // CHUNK_ROWS
