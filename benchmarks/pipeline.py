@@ -1,6 +1,6 @@
 """Whole runs of `raymask segment` beside what a user would write instead, and what a run costs beside its model.
 
-    python benchmarks/pipeline.py [--photos 30] [--null-photos 20000]
+    python benchmarks/pipeline.py [--photos 40] [--null-photos 20000]
 
 Every run is a process of its own, timed from its start to its end: imports, Ray, weights, reading, predicting, writing.
 The same JPEG files, the same weights, in turn; all write boxes, labels, scores and COCO RLE to Parquet. `peers.py` has
@@ -41,13 +41,13 @@ MAX_BYTES, MAX_PIXELS = 2**30, 2**28
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=30, help="of 480 x 640; two fifths as many of 1080 x 1920")
+    parser.add_argument("--photos", type=int, default=40, help="of 480 x 640; three tenths as many of 1080 x 1920")
     parser.add_argument("--null-photos", type=int, default=20_000, help="for runs whose model costs nothing")
     args = parser.parse_args()
     results = []
     if args.photos:
         results += compare(photo_folder(args.photos, (480, 640)), "640 x 480", 20, PEERS)
-        results += compare(photo_folder(args.photos * 2 // 5, (1080, 1920)), "1920 x 1080", 100, PEERS[1:2])
+        results += compare(photo_folder(args.photos * 3 // 10, (1080, 1920)), "1920 x 1080", 100, PEERS[1:2])
     if args.null_photos:
         for count in (args.null_photos // 4, args.null_photos):
             results += without_model(photo_folder(count, (480, 640)))

@@ -19,13 +19,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import print_table, save
-from workload import model_folder, photo_folder
+# Nothing is imported here that the processes which are timed would otherwise import themselves.
 
 REPEATS = 3
 
 
 def main() -> None:
+    from measure import print_table, save
+    from workload import model_folder, photo_folder
+
     weights, photos = model_folder(), photo_folder(2, (480, 640))
     runs = [timeline(photos, weights) for _ in range(REPEATS)]
     steps = {name: [run[name] for run in runs] for name in runs[0]}
