@@ -44,14 +44,13 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=40, help="of 480 x 640; three tenths as many of 1080 x 1920")
     parser.add_argument("--null-photos", type=int, default=20_000, help="for runs whose model costs nothing")
     args = parser.parse_args()
-    results = []
     if args.photos:
-        results += compare(photo_folder(args.photos, (480, 640)), "640 x 480", 20, PEERS)
+        results = compare(photo_folder(args.photos, (480, 640)), "640 x 480", 20, PEERS)
         results += compare(photo_folder(args.photos * 3 // 10, (1080, 1920)), "1920 x 1080", 100, PEERS[1:2])
+        save("pipeline", results)
     if args.null_photos:
-        for count in (args.null_photos // 4, args.null_photos):
-            results += without_model(photo_folder(count, (480, 640)))
-    save("pipeline", results)
+        counts = args.null_photos // 4, args.null_photos
+        save("null", [row for count in counts for row in without_model(photo_folder(count, (480, 640)))])
 
 
 def compare(photos: Path, size: str, detections: int, peers: tuple[str, ...]) -> list[dict[str, Any]]:
