@@ -48,8 +48,8 @@ def timeline(photos: Path, weights: Path) -> dict[str, float]:
     worker = json.loads(subprocess.run([sys.executable, __file__, "worker", str(photos), str(weights)],
                                        capture_output=True, text=True, check=True).stdout.splitlines()[-1])  # fmt: skip
     return {
-        "Python, raymask and Ray imported": marks["imported"] - started,
-        "torch imported, model read and checked": marks["model read"] - marks["imported"],
+        "Python, raymask, Ray and torch imported": marks["imported"] - started,
+        "model read and checked": marks["model read"] - marks["imported"],
         "Ray started": marks["listing begun"] - marks["model read"],
         "input listed": marks["listed"] - marks["listing begun"],
         "workers started, first images predicted": first_part - marks["listed"],
