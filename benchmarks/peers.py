@@ -227,13 +227,14 @@ def daft_dataframe(images_dir: str, weights: str, out: str, *, detections: int) 
         def __init__(self, weights: str, detections: int) -> None:
             self.network = load_network(weights, detections)
 
-        @daft.method(return_dtype=DataType.list(DataType.from_arrow_type(pa.struct(schema()))))
         def detect(self, uri: str, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
             import torch
 
             with torch.inference_mode():
                 [output] = self.network([torch.from_numpy(image).permute(2, 0, 1) / 255])
             return rows(uri, output)
+
+        detect = daft.method(return_dtype=DataType.list(DataType.from_arrow_type(pa.struct(schema()))))(detect)
 
     detector: Any = Detector(weights, detections)  # its methods take columns as well
     df = daft.from_glob_path(f"{images_dir}/*.jpg")
