@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
     from raymask.pipeline import Plan, Summary
     from raymask.training.trainer import TrainSummary
 
-MODEL_SCORES = (("mask AP", "segm_AP"), ("AP50", "segm_AP50"), ("box AP", "bbox_AP"), ("AP50", "bbox_AP50"))
-
 DONE, FAILED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -102,9 +100,10 @@ def train(config: TrainConfig) -> int:
 def training_text(summary: TrainSummary) -> str:
     """What came out, where it lies, and what to type next."""
     from raymask.progress import duration_text
+    from raymask.training.trainer import SHOWN_SCORES
 
     out = summary.out.rstrip("/")
-    scores = [f"{name} {summary.metrics[key]:.3f}" for name, key in MODEL_SCORES if key in summary.metrics]
+    scores = [f"{name} {summary.metrics[key]:.3f}" for name, key in SHOWN_SCORES if key in summary.metrics]
     lines = [
         f"{summary.images_seen:,} images seen in {duration_text(summary.elapsed_s)}, last loss {summary.loss:.3f}",
         *([f"scores   {', '.join(scores)}"] if scores else []),
