@@ -49,8 +49,9 @@ def segment(source: str, *, out: str, **options: Any) -> Summary:
 
     options: the fields of `raymask.config.SegmentConfig`, the same as the flags of `raymask segment`.
     """
+    from raymask.console import ConsoleReporter
     from raymask.pipeline import segment as run
-    from raymask.progress import ConsoleReporter, Silent
+    from raymask.progress import Silent
 
     config = SegmentConfig(source=source, out=out, **options)
     if config.quiet:
@@ -64,7 +65,8 @@ def train(data: str, *, out: str, **options: Any) -> TrainSummary:
 
     options: the fields of `raymask.training.config.TrainConfig`, the same as the flags of `raymask train`.
     """
-    from raymask.progress import ConsoleReporter, Silent
+    from raymask.console import ConsoleReporter
+    from raymask.progress import Silent
     from raymask.training.config import TrainConfig
     from raymask.training.trainer import train as run
 

@@ -31,9 +31,10 @@ DONE, FAILED, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 130
 
 
 def segment(config: SegmentConfig) -> int:
+    from raymask.console import ConsoleReporter
     from raymask.pipeline import plan
     from raymask.pipeline import segment as run
-    from raymask.progress import ConsoleReporter, Silent
+    from raymask.progress import Silent
 
     if config.dry_run:
         print(plan_text(config.source, plan(config)))
@@ -85,7 +86,8 @@ def summary_text(summary: Summary) -> str:
 
 
 def train(config: TrainConfig) -> int:
-    from raymask.progress import ConsoleReporter, Silent
+    from raymask.console import ConsoleReporter
+    from raymask.progress import Silent
     from raymask.training.trainer import train as run
 
     if config.quiet:

@@ -27,6 +27,9 @@ WORKER_CPU_SHARE = 0.75
 # keep parts few, few enough to fit in memory if they are large and to lose little with a worker.
 CPU_IMAGES_PER_PART = 32
 GPU_IMAGES_PER_PART = 64
+# Cores that a worker without a GPU uses, each for a call of its own. Its calls share what takes long to start, torch,
+# and one copy of the weights; more of them would wait for the interpreter's lock.
+CPU_CONCURRENT_CALLS = 4
 GPU_WORKER_CPUS = 1.0
 # Calls that a worker with a GPU is at: the CPU's part of one (pixels in, masks encoded) is hidden by the other's.
 GPU_CONCURRENT_CALLS = 2
@@ -41,8 +44,8 @@ TRAINING_GPU_SHARE = 0.9
 class Pool:
     """The model workers of a run, and what each is given.
 
-    concurrent_calls: how many calls a worker handles at once, each in a thread of its own. images_per_part: what
-    a call is given, unless the run says otherwise.
+    concurrent_calls: how many calls a worker handles at once, each in a thread of its own. worker_threads: those
+    that torch uses for one call. images_per_part: what a call is given, unless the run says otherwise.
     """
 
     min_workers: int
@@ -57,18 +60,23 @@ class Pool:
     def device(self) -> str:
         return "cuda" if self.worker_gpus else "cpu"
 
+    @property
+    def calls(self) -> int:
+        """Calls that all workers together handle at once, at the most."""
+        return self.max_workers * self.concurrent_calls
+
 
 def plan_pool(workers: tuple[int, int] | None) -> Pool:
-    """Workers that fit the connected cluster: `workers` (min, max), or one a GPU, or one a core without GPUs.
+    """Workers that fit the connected cluster: `workers` (min, max), or one a GPU, or without GPUs one a few cores.
 
-    On CPUs one worker a core is faster than one worker with all cores: RoIAlign and NMS use one thread.
+    On CPUs an image a core is faster than all cores at one image: RoIAlign and NMS use one thread.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
-    low, high = workers or (max(1, gpus or int(cpus)),) * 2
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
     if gpus:
+        low, high = workers or (gpus, gpus)
         if low > gpus:
             raise ConfigError(f"--workers asks for {low}, the cluster has {gpus} GPUs; one worker takes one GPU")
         return Pool(
@@ -80,15 +88,18 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
             concurrent_calls=GPU_CONCURRENT_CALLS,
             images_per_part=GPU_IMAGES_PER_PART,
         )
+    low, high = workers or (max(1, int(cpus / min(node_cpus, CPU_CONCURRENT_CALLS))),) * 2
+    cores = min(node_cpus, cpus / low)
+    calls = max(1, min(int(cores), CPU_CONCURRENT_CALLS))
     # Ray counts hundredths and more finely; a share rounded up might not fit any more.
-    share = int(WORKER_CPU_SHARE * min(node_cpus, cpus / low) * 100) / 100
+    share = int(WORKER_CPU_SHARE * cores * 100) / 100
     return Pool(
         min_workers=low,
         max_workers=max(low, min(high, int(cpus))),
         worker_cpus=max(share, 0.01),
         worker_gpus=0.0,
-        worker_threads=max(1, int(min(node_cpus, cpus / low))),
-        concurrent_calls=1,
+        worker_threads=max(1, int(cores) // calls),
+        concurrent_calls=calls,
         images_per_part=CPU_IMAGES_PER_PART,
     )
 

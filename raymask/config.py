@@ -121,7 +121,7 @@ class SegmentConfig:
         "images a forward pass; default: 1 on a CPU, 8 on a GPU", default=None, metavar="N", group="speed"
     )
     workers: str | None = option(
-        "model workers: N or MIN:MAX; default: one a GPU, or one a CPU core where the cluster has no GPU",
+        "model workers: N or MIN:MAX; default: one a GPU, or one for up to four CPU cores where the cluster has no GPU",
         default=None,
         metavar="N[:MAX]",
         group="speed",

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 # torch and torchvision take three seconds to import; of all processes of a run only the driver and the model workers
 # need them, so `raymask.model` is imported where those two begin.
 
-SHARES_OF_WORKER = 16  # how many times each worker is handed images in a small run
+SHARES_OF_CALL = 16  # how many shares of a small run are made for each call that workers handle at once
 TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
 BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
@@ -97,14 +98,15 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
 
     pool: the model workers; None for those that `--workers` says, or as many as fit the cluster.
     """
-    from raymask.model import load_model
-
     report = report or Silent()
     started_s = time.monotonic()
-    model = load_model(config.weights, config.model)
-    run = run_of(config, model)
     folder = journal_folder(config.out)
-    with ray_session(), _written_by_us(config.out, folder):
+    with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as stack:
+        loading = beside.submit(_load_model, config)  # torch takes as long to import as Ray to start
+        stack.enter_context(ray_session())
+        model = loading.result()
+        stack.enter_context(_written_by_us(config.out, folder))
+        run = run_of(config, model)
         there = read_run(config.out)
         if there is not None:
             check_same(config.out, there, run)
@@ -124,9 +126,7 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
 
 def plan(config: SegmentConfig) -> Plan:
     """What `segment` would do with the same options; nothing is written."""
-    from raymask.model import load_model
-
-    model = load_model(config.weights, config.model)
+    model = _load_model(config)
     there = read_run(config.out)
     if there is not None:
         check_same(config.out, there, run_of(config, model))
@@ -143,6 +143,12 @@ def plan(config: SegmentConfig) -> Plan:
         model=model.spec.architecture,
         model_sha256=model.sha256,
     )
+
+
+def _load_model(config: SegmentConfig) -> Model:
+    from raymask.model import load_model
+
+    return load_model(config.weights, config.model)
 
 
 def run_of(config: SegmentConfig, model: Model) -> Run:
@@ -183,7 +189,7 @@ def process(
     images = ImageSource(
         folder=manifest.folder,
         files=[f.name for f in manifest.files],
-        chunks=plan_chunks(manifest, wanted, pool.max_workers, images_per_part),
+        chunks=plan_chunks(manifest, wanted, pool.calls, images_per_part),
         wanted=ray.put(np.packbits(wanted)),
         as_listed=attempt == 0,
         max_bytes=config.max_bytes,
@@ -221,10 +227,10 @@ def process(
 
 
 def share_of(pending: int, pool: Pool) -> int:
-    """Images that a worker is handed at once: as many as the pool says, but so few that every worker gets many shares
-    and none ends long after the others. A power of two, so that whole shares make up a task.
+    """Images that a worker is handed at once: as many as the pool says, but so few that there are many shares and no
+    core or GPU ends long after the others. A power of two, so that whole shares make up a task.
     """
-    return floor_power_of_two(min(pool.images_per_part, pending // (SHARES_OF_WORKER * pool.max_workers)))
+    return floor_power_of_two(min(pool.images_per_part, pending // (SHARES_OF_CALL * pool.calls)))
 
 
 def floor_power_of_two(number: int) -> int:
@@ -235,7 +241,7 @@ def floor_power_of_two(number: int) -> int:
 CHUNK = np.dtype([("file", np.int32), ("start", np.int64), ("rows", np.int32), ("first_ordinal", np.int64)])
 
 
-def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int, images_per_part: int) -> NDArray[np.void]:
+def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], calls: int, images_per_part: int) -> NDArray[np.void]:
     """The manifest cut into tasks, those left out that have nothing to do. A record an item, of dtype `CHUNK`.
 
     Small enough that every worker gets many (so that none ends long after the others), large enough that a task is
@@ -244,7 +250,7 @@ def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], workers: int, ima
     pending = int(wanted.sum())
     rows = min(floor_power_of_two(images_per_part), CHUNK_ROWS)
     while rows < CHUNK_ROWS and (
-        (rows < TASK_ROWS and pending > 2 * SHARES_OF_WORKER * workers * rows) or pending > MAX_TASKS * rows
+        (rows < TASK_ROWS and pending > 2 * SHARES_OF_CALL * calls * rows) or pending > MAX_TASKS * rows
     ):
         rows *= 2
     chunks = []

@@ -16,7 +16,6 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any, TypeVar
 
 import fsspec
-import s3fs
 from fsspec.implementations.local import LocalFileSystem
 
 from raymask.errors import ConfigError
@@ -72,14 +71,6 @@ _REFUSALS = frozenset({"InvalidToken", "TokenRefreshRequired"})  # s3fs takes th
 _BUSY_STATUSES = frozenset({408, 425, 429})
 
 
-class S3(s3fs.S3FileSystem):  # type: ignore[misc]
-    """S3 with keys to the letter. s3fs takes slashes off the front of a key, and all from `?versionId=` off its end."""
-
-    def split_path(self, path: str) -> tuple[str, str, None]:
-        bucket, key = self._find_bucket_key(self._strip_protocol(path) + path[len(path.rstrip("/")) :])
-        return bucket, key, None
-
-
 def resolve(url: str) -> tuple[Any, str]:
     """The fsspec file system of `url` and the path in it. Credentials and endpoints come from the environment.
 
@@ -104,6 +95,8 @@ def _file_system(protocol: str) -> Any:
     # A directory cache would hide what other processes write, and hold a whole listing in memory.
     try:
         if protocol in ("s3", "s3a"):
+            from raymask.s3 import S3  # with a client that takes long to import, for those who use it
+
             # One request reads an object; with more of them s3fs would ask for its size first.
             return S3(use_listings_cache=False, max_concurrency=1)
         options = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
@@ -114,6 +107,10 @@ def _file_system(protocol: str) -> Any:
 
 def is_local(fs: Any) -> bool:
     return isinstance(fs, LocalFileSystem)
+
+
+def is_s3(fs: Any) -> bool:
+    return "s3" in fs.protocol
 
 
 def absolute(url: str) -> str:
@@ -159,7 +156,7 @@ def local_stat(status: os.stat_result) -> Stat:
     return Stat(kind, status.st_size, f"{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
-def s3_pages(fs: S3, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[dict[str, Any]]]:
+def s3_pages(fs: Any, bucket: str, prefix: str, delimiter: str = "") -> Iterator[list[dict[str, Any]]]:
     """The objects whose keys begin with `prefix`, by key, a page at a time; the next is asked for when it is wanted.
 
     fs.ls would gather all of them in one list first. With a `delimiter` only keys without another one are listed.
@@ -309,7 +306,7 @@ def write_file(url: str, data: bytes) -> None:
 
 
 def _objects_in(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
-    if isinstance(fs, S3):
+    if is_s3(fs):
         bucket, _, prefix = f"{folder}/".partition("/")
         for page in s3_pages(fs, bucket, prefix, delimiter="/"):
             yield from ((o["Key"].removeprefix(prefix), o["Size"]) for o in page if o["Key"] != prefix)

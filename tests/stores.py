@@ -19,6 +19,7 @@ from moto.s3.models import s3_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from raymask import fetch, storage
+from raymask.s3 import S3
 
 BUCKET = "bucket"
 NEWLINE = "\x02"  # what moto keeps for a newline in a key, since it cannot find its way to one
@@ -144,7 +145,7 @@ def forget_file_systems() -> None:
     """Close what raymask and fsspec have opened in this process: each keeps its file systems with their endpoints."""
     storage._file_system.cache_clear()
     fetch._open_column.cache_clear()
-    for kind in (storage.S3, fsspec.get_filesystem_class("s3"), fsspec.get_filesystem_class("memory")):
+    for kind in (S3, fsspec.get_filesystem_class("s3"), fsspec.get_filesystem_class("memory")):
         kind.clear_instance_cache()
 
 

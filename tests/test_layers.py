@@ -14,9 +14,9 @@ import raymask
 ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
-    {"errors"},
+    {"errors", "s3"},
     {"config", "schema", "storage", "masks", "progress"},
-    {"fetch", "decode", "model", "tables", "segmentations"},
+    {"fetch", "decode", "model", "tables", "segmentations", "console"},
     {"sources", "journal", "cluster"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import raymask.model.light_torchvision  # noqa: F401  # before what imports torchvision
 from raymask.model.architectures import ARCHITECTURES, build, builder
 from raymask.model.model import Model
 from raymask.model.predictor import Detections, Predictor, resolve_precision

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone, resnet_fpn_backbone
@@ -148,8 +149,19 @@ def build(spec: ModelSpec, **training: Any) -> MaskRCNN:
 
 def build_empty(spec: ModelSpec) -> MaskRCNN:
     """The network without memory for its weights, on the meta device: names and shapes only."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutRandomWeights():
         return build(spec)
+
+
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Initialisers leave tensors as they are; on the meta device each would be taken apart into many operations."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def builder(architecture: str) -> Callable[..., MaskRCNN]:

@@ -5,6 +5,7 @@ Shapes: an image is H x W x 3 uint8 RGB; inside, B x 3 x h x w float, h and w mu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,6 @@ from torchvision.models.detection.transform import resize_boxes
 
 from raymask.errors import ErrorKind, Failure
 from raymask.masks import EncodedMasks, encode_soft_masks
-from raymask.model.architectures import build
 from raymask.model.detector import Detector, Objects, Precision
 from raymask.model.model import Model
 from raymask.model.spec import Category, ModelSpec
@@ -89,9 +89,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
-        network = build(self.spec)
-        # Counts of training batches may be missing; nothing in evaluation reads them.
-        network.load_state_dict(dict(model.weights), strict=False)
+        network = dataclasses.replace(model, spec=self.spec).network()
         self._detector = Detector(network, self.device, self.precision)
         mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
         self._mean, self._std = mean[:, None, None], std[:, None, None]

@@ -11,7 +11,7 @@ import fsspec.utils
 
 from raymask.errors import ConfigError
 from raymask.sources.stream import Entry, Source, batched, ending_of, printable
-from raymask.storage import S3, Stat, etag_of, is_local, local_stat, resolve, s3_pages
+from raymask.storage import Stat, etag_of, is_local, is_s3, local_stat, resolve, s3_pages
 
 
 def listing_source(kind: str, entries: Iterable[Entry], accepted: frozenset[str] | None) -> Source:
@@ -51,7 +51,7 @@ def walk(fs: Any, folder: str, start: str = "", depth: int | None = None) -> Ite
     """
     if is_local(fs):
         return _walk_local(folder, depth)
-    return _walk_s3(fs, folder, start, depth) if isinstance(fs, S3) else _walk_any(fs, folder, depth)
+    return _walk_s3(fs, folder, start, depth) if is_s3(fs) else _walk_any(fs, folder, depth)
 
 
 def _walk_local(folder: str, depth: int | None, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Entry]:
@@ -71,7 +71,7 @@ def _walk_local(folder: str, depth: int | None, above: tuple[tuple[int, int], ..
             yield from _walk_local(path, depth and depth - 1, (*above, identity))
 
 
-def _walk_s3(fs: S3, folder: str, start: str, depth: int | None) -> Iterator[Entry]:
+def _walk_s3(fs: Any, folder: str, start: str, depth: int | None) -> Iterator[Entry]:
     bucket, _, prefix = f"{folder}/{start}".partition("/")
     if not bucket:
         raise ConfigError("the source names no bucket; write it as s3://BUCKET/FOLDER")
