@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import ray
@@ -74,7 +75,8 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
+    of_nodes = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    node_cpus = max(of_nodes)
     if gpus:
         low, high = workers or (gpus, gpus)
         if low > gpus:
@@ -88,7 +90,7 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
             concurrent_calls=GPU_CONCURRENT_CALLS,
             images_per_part=GPU_IMAGES_PER_PART,
         )
-    low, high = workers or (max(1, int(cpus / min(node_cpus, CPU_CONCURRENT_CALLS))),) * 2
+    low, high = workers or (max(1, sum(ceil(of_node / CPU_CONCURRENT_CALLS) for of_node in of_nodes)),) * 2
     cores = min(node_cpus, cpus / low)
     calls = max(1, min(int(cores), CPU_CONCURRENT_CALLS))
     # Ray counts hundredths and more finely; a share rounded up might not fit any more.
