@@ -48,9 +48,8 @@ def timeline(photos: Path, weights: Path) -> dict[str, float]:
     worker = json.loads(subprocess.run([sys.executable, __file__, "worker", str(photos), str(weights)],
                                        capture_output=True, text=True, check=True).stdout.splitlines()[-1])  # fmt: skip
     return {
-        "Python, raymask, Ray and torch imported": marks["imported"] - started,
-        "model read and checked": marks["model read"] - marks["imported"],
-        "Ray started": marks["listing begun"] - marks["model read"],
+        "Python, raymask and Ray imported": marks["imported"] - started,
+        "Ray started; meanwhile torch imported, model read and checked": marks["listing begun"] - marks["imported"],
         "input listed": marks["listed"] - marks["listing begun"],
         "workers started, first images predicted": first_part - marks["listed"],
         **{f"  {name}": seconds for name, seconds in worker.items()},
@@ -63,7 +62,6 @@ def timeline(photos: Path, weights: Path) -> dict[str, float]:
 def run(photos: str, weights: str, out: str) -> None:
     """The command, with marks."""
     import raymask
-    import raymask.model
     from raymask import pipeline
 
     marks = {"imported": time.time()}
@@ -79,9 +77,6 @@ def run(photos: str, weights: str, out: str) -> None:
 
         return call
 
-    from raymask.model import weights as readers
-
-    readers.load_model = marked(readers.load_model, None, "model read")
     patched: Any = pipeline
     patched.add_listing = marked(patched.add_listing, "listing begun", "listed")
     patched.process = marked(patched.process, None, "processed")
