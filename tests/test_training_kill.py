@@ -65,9 +65,9 @@ def parent(pid: str) -> str:
     return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[1]
 
 
-def steps(out: Path) -> list[dict[str, Any]]:
+def logged(out: Path, kind: str) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [r for r in records if r["kind"] == "step"]
+    return [r for r in records if r["kind"] == kind]
 
 
 @pytest.mark.timeout(600)
@@ -88,13 +88,16 @@ def test_kill_9_of_a_worker_then_of_the_driver_then_fewer_workers(tmp_path: Path
     finally:
         process.kill()
         process.wait(timeout=30)
-    stopped_at = max(checkpoints(out))
-    assert killed_at < stopped_at < IMAGES * EPOCHS
+    written = checkpoints(out)
 
     shown = run_to_end(command(tmp_path / "data", out, workers=1))
     assert f"{IMAGES * EPOCHS} images seen" in shown
 
-    undisturbed, resumed = steps(calm), steps(out)
+    # From the last checkpoint, or the one before where the driver died before it took note of the last.
+    stopped_at = logged(out, "start")[-1]["images"]
+    assert stopped_at in written[-2:]
+    assert killed_at <= stopped_at < IMAGES * EPOCHS
+    undisturbed, resumed = logged(calm, "step"), logged(out, "step")
     assert [r["images"] for r in undisturbed] == list(range(4, IMAGES * EPOCHS + 1, 4))
     # Two workers take four images a step, one takes two; none is seen twice or left out.
     after = [r["images"] for r in resumed if r["images"] > stopped_at]

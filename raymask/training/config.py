@@ -170,6 +170,12 @@ class TrainConfig:
         metavar="N",
         group="running",
     )
+    val_interval: int = option(
+        "epochs from one validation to the next; the last epoch is always validated",
+        default=1,
+        metavar="N",
+        group="running",
+    )
     max_failures: int = option(
         "go on from the last checkpoint after workers died, at most so often", default=8, metavar="N", group="running"
     )
@@ -183,7 +189,7 @@ class TrainConfig:
         require(bool(self.out), "--out is empty; name a folder or a URL for the model")
         for name in (
             *("min_size", "max_size", "proposals", "rpn_samples", "box_samples", "epochs", "batch_size", "accumulate"),
-            *("max_pixels", "max_bytes", "checkpoint_images"),
+            *("max_pixels", "max_bytes", "checkpoint_images", "val_interval"),
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")

@@ -172,7 +172,8 @@ def run_worker(settings: dict[str, Any]) -> None:
         ended = progress.images_seen >= job.total_images
         epoch_ended = ended or passed(job.rows, seen, progress.images_seen)
         if epoch_ended or passed(config.checkpoint_images or job.rows, seen, progress.images_seen):
-            report_checkpoint(job, start, progress, rank, loss, validate=job.validates and epoch_ended)
+            due = ended or passed(job.rows * config.val_interval, seen, progress.images_seen)
+            report_checkpoint(job, start, progress, rank, loss, validate=job.validates and due)
 
 
 def start_record(progress: Progress, workers: int, step_images: int) -> dict[str, Any]:

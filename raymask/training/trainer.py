@@ -57,7 +57,7 @@ BEST_KEPT = 2
 # Options that a run may be gone on with although they differ: they say how, not what.
 FREE_OPTIONS = frozenset(
     {"out", "workers", "precision", "checkpoint_images", "max_failures", "quiet", "epochs", "trust_images", "track"}
-    | {"val", "val_images", "max_pixels", "max_bytes"}
+    | {"val", "val_images", "val_interval", "max_pixels", "max_bytes"}
 )
 
 
