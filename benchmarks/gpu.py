@@ -1,6 +1,6 @@
 """The predictor on one GPU, from uint8 images in host memory to boxes, scores and COCO RLE in host memory.
 
-    PYTHONPATH=. python benchmarks/gpu.py [--seconds 15]
+    PYTHONPATH=. python benchmarks/gpu.py [--seconds 15] [--images 32]
 
 `maskrcnn_resnet50_fpn`, images of 480 x 640 and 1080 x 1920 at the standard 800/1333, 20 and 100 detections each. It
 needs torch, torchvision, NumPy and Numba, and pycocotools for torchvision's side; neither Ray nor photos: the images
@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from raymask.model import Model, Predictor, build
 
 THREADS = 3
-IMAGES_PER_CALL = 32
 SIZES_HW = ((480, 640), (1080, 1920))
 SETTINGS = (("bf16", 8, 20), ("bf16", 8, 100), ("bf16", 16, 100), ("bf16", 1, 100), ("fp32", 8, 100))
 
@@ -40,13 +39,14 @@ Pixels = NDArray[np.uint8]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15, help="how long each setting runs")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--images", type=int, default=32, help="that a call is given; default: %(default)s")
+    parser.add_argument("--device", default="cuda", help="cpu tries it out; default: %(default)s")
     args = parser.parse_args()
     device = torch.device(args.device)
     model = calibrated_model([as_floats(image) for image in pictures(6, SIZES_HW[0])])
     results: list[dict[str, Any]] = []
     for size_hw in SIZES_HW:
-        images = pictures(IMAGES_PER_CALL, size_hw)
+        images = pictures(args.images, size_hw)
         for precision, batch_size, detections in SETTINGS:
             found = {"run": "raymask", "size_hw": size_hw, "precision": precision, "batch_size": batch_size}
             found |= by_raymask(model, images, device, precision, batch_size, detections, args.seconds)
@@ -56,7 +56,7 @@ def main() -> None:
             found = {"run": "torchvision", "size_hw": size_hw, "precision": precision, "batch_size": batch_size}
             results.append(found | by_torchvision(model, images, device, precision, batch_size, args.seconds))
             print(results[-1], flush=True)
-    report(results, peak(device))
+    report(results, args.images, peak(device))
 
 
 def pictures(count: int, size_hw: tuple[int, int]) -> list[Pixels]:
@@ -79,7 +79,7 @@ def by_raymask(
 ) -> dict[str, Any]:
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, max_detections=detections)
     counts = {len(found.scores) for found in predictor(images)}  # type: ignore[union-attr]  # no Failure: all fit
-    return {"detections": sorted(counts), **rate(lambda: predictor(images), device, THREADS, s)}
+    return {"detections": sorted(counts), **rate(lambda: predictor(images), len(images), device, THREADS, s)}
 
 
 def by_torchvision(
@@ -102,11 +102,11 @@ def by_torchvision(
                     coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
                 counts.add(len(output["scores"]))
 
-    return {**rate(run, device, 1, s), "detections": sorted(counts)}
+    return {**rate(run, len(images), device, 1, s), "detections": sorted(counts)}
 
 
-def rate(call: Callable[[], object], device: torch.device, threads: int, seconds: float) -> dict[str, Any]:
-    """Images a second of `call`, which does IMAGES_PER_CALL, from several threads, and how busy the device was."""
+def rate(call: Callable[[], object], images: int, device: torch.device, threads: int, seconds: float) -> dict[str, Any]:
+    """Images a second of `call`, which does so many, from several threads, and how busy the device was."""
     for _ in range(2):  # kernels are chosen and compiled
         call()
     if device.type == "cuda":
@@ -131,7 +131,7 @@ def rate(call: Callable[[], object], device: torch.device, threads: int, seconds
     watcher.join()
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
-        "images_per_s": calls * IMAGES_PER_CALL / elapsed,
+        "images_per_s": calls * images / elapsed,
         "busy": float(np.mean(busy)) / 100 if busy else None,
         "memory_gib": memory,
         "threads": threads,
@@ -169,8 +169,8 @@ def peak(device: torch.device) -> float:
     return float(20 * side**3 / min(timed({"product": product}, 5)["product"]))
 
 
-def report(results: list[dict[str, Any]], peak_rate: float) -> None:
-    save("gpu", results, peak_multiply_adds=peak_rate, images_per_call=IMAGES_PER_CALL)
+def report(results: list[dict[str, Any]], images: int, peak_rate: float) -> None:
+    save("gpu", results, peak_multiply_adds=peak_rate, images_per_call=images)
     lines = []
     for found in results:
         height, width = found["size_hw"]
