@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/pipeline.py --photos 40 --slow-photos 20 --null-photos 8000
 	$(BIN)/python benchmarks/chart.py
+	$(BIN)/python benchmarks/readme.py
 
 clean:
 	rm -rf $(VENV) demo-output

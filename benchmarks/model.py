@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
 
@@ -41,8 +39,6 @@ CORES = os.cpu_count() or 1
 
 Pixels = NDArray[np.uint8]
 
-single_threaded: Predictor
-
 
 def main() -> None:
     weights = str(model_folder())
@@ -59,12 +55,15 @@ def main() -> None:
         step()
     torch.set_num_threads(CORES)
     seconds = timed(steps, REPEATS)
-    seconds["a process a core"] = in_processes(weights, photos)
+    alone = in_threads(predictor(weights, "auto"), photos)
+    alone()
+    seconds["a thread a core"] = [s / CORES for s in timed({"": alone}, REPEATS)[""]]
+    torch.set_num_threads(CORES)
     report(seconds, operations(load_network(weights, DETECTIONS), photos[0]))
 
 
-def predictor(weights: str, precision: Any, threads: int | None = None) -> Predictor:
-    return Predictor(weights, device="cpu", precision=precision, max_detections=DETECTIONS, threads=threads)
+def predictor(weights: str, precision: Any) -> Predictor:
+    return Predictor(weights, device="cpu", precision=precision, max_detections=DETECTIONS)
 
 
 def unfolded(weights: str) -> Predictor:
@@ -106,26 +105,15 @@ def predicted(made: Predictor, photos: list[Pixels], align: Any = roi_align_bf16
     return run
 
 
-def in_processes(weights: str, photos: list[Pixels]) -> list[float]:
-    """Seconds for the photos when every core has a process with one thread, as `segment` has it."""
-    with ProcessPoolExecutor(CORES, get_context("spawn"), begin, (weights,)) as pool:
-        list(pool.map(predict_in_process, [photos[:1]] * 4 * CORES))  # until each has begun
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            list(pool.map(predict_in_process, [photos] * CORES))
-            seconds.append((time.perf_counter() - start) / CORES)
-    return seconds
+def in_threads(made: Predictor, photos: list[Pixels]) -> Callable[[], object]:
+    """Every core predicts the photos with one thread, as a model worker in `segment` has it."""
 
+    def run() -> None:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(made, [photos] * CORES))
 
-def begin(weights: str) -> None:
-    """What a process of the pool keeps."""
-    global single_threaded
-    single_threaded = predictor(weights, "auto", threads=1)
-
-
-def predict_in_process(photos: list[Pixels]) -> None:
-    single_threaded(photos)
+    return run
 
 
 def operations(network: MaskRCNN, photo: Pixels) -> float:

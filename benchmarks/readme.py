@@ -1,0 +1,113 @@
+"""The table of figures in README.md, made of the results: `python benchmarks/readme.py`. A test compares the two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- figures by benchmarks/readme.py -->\n", "<!-- end of figures -->\n"
+PEERS = {
+    "torchvision_tuned": "torchvision tuned (bf16, channels last)",
+    "torchvision_first": "torchvision, first attempt",
+    "ray_data": "Ray Data as documented",
+    "daft": "Daft as documented",
+    "ray_data_null without a model": "Ray Data as documented, a model that does nothing",
+    "pillow_only without a model": "Pillow decoding alone",
+}
+
+
+def main() -> None:
+    README.write_text(with_table(README.read_text()))
+
+
+def with_table(readme: str) -> str:
+    """`readme` with the table of these results."""
+    before, _, rest = readme.partition(BEGIN)
+    return before + BEGIN + table() + END + rest.partition(END)[2]
+
+
+def table() -> str:
+    header = ("what", "raymask", "beside it", "", "`python benchmarks/…`")
+    lines = [header, ("---",) * len(header), *masks(), *model(), *whole_runs(), *without_model(), *precision()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def record(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.0f} x" if ratio >= 50 else f"{ratio:.1f} x"
+
+
+def masks() -> list[tuple[str, ...]]:
+    lines = []
+    for row in record("masks")["rows"]:
+        ours, paste, crop = (row[name]["median_s"] for name in ("raymask", "paste", "crop"))
+        what = f"{row['masks']} soft masks to RLE, {row['size_hw'][0]} x {row['size_hw'][1]}, one thread"
+        beside = f"torchvision paste + pycocotools {1000 * paste:,.0f} ms"
+        lines.append((what, f"{1000 * ours:.1f} ms", beside, times(paste / ours), "`masks.py`"))
+        lines.append(("", "", f"cut to the box before pycocotools {1000 * crop:,.0f} ms", times(crop / ours), ""))
+    worst = max(row["growth_mb"] for row in record("masks")["rows"])
+    return [*lines, ("memory for that, beyond input and output", f"{worst:.0f} MB", "", "", "`masks.py`")]
+
+
+def model() -> list[tuple[str, ...]]:
+    first, *_, last = record("model")["rows"]
+    ours, theirs = (row["an_image"]["median_s"] for row in (last, first))
+    beside = f"torchvision in fp32, pasted: {1 / theirs:.2f}"
+    return [
+        (
+            "model alone, 640 x 480, 20 detections",
+            f"{1 / ours:.2f} images/s",
+            beside,
+            times(theirs / ours),
+            "`model.py`",
+        ),
+        ("share of the processor's bf16 peak in that", f"{last['share_of_peak']:.0%}", "", "", "`model.py`"),
+    ]
+
+
+def whole_runs() -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = []
+    for row in record("pipeline")["rows"]:
+        rate = row["images_per_s"]
+        if row["run"] == "raymask":
+            ours, count = rate, row["images"]
+            what = f"{count} photos of {row['size']}, {row['detections']} detections, whole run"
+            head = (what, f"{ours:.2f} images/s", "`pipeline.py`")
+            continue
+        fewer = f" ({row['images']} photos)" if row["images"] != count else ""
+        lines.append((head[0], head[1], f"{PEERS[row['run']]} {rate:.2f}{fewer}", times(ours / rate), head[2]))
+        head = ("", "", "")
+    return lines
+
+
+def without_model() -> list[tuple[str, ...]]:
+    rows = record("null")["rows"]
+    most = max(row["images"] for row in rows)
+    ours, *others = [row for row in rows if row["images"] == most]
+    lines = []
+    for row in others:
+        what = f"{most:,} photos of 640 x 480, a model that costs nothing" if not lines else ""
+        rate = f"{ours['images_per_s']:,.0f} images/s" if not lines else ""
+        beside = f"{PEERS[row['run']]} {row['images_per_s']:,.0f}"
+        ratio = f"{ours['images_per_s'] / row['images_per_s']:.2f} x"
+        lines.append((what, rate, beside, ratio, "`pipeline.py`" if not lines else ""))
+    return lines
+
+
+def precision() -> list[tuple[str, ...]]:
+    fp32, bf16 = (row["segm"]["AP"] for row in record("precision")["rows"])
+    pictures = record("precision")["rows"][0]["pictures"]
+    what = f"mask AP in bf16, {pictures:,} of the demo's pictures"
+    change = f"{100 * (bf16 - fp32):+.2f} points"
+    return [(what, f"{100 * bf16:.2f}", f"in fp32: {100 * fp32:.2f}", change, "`precision.py`")]
+
+
+if __name__ == "__main__":
+    main()
