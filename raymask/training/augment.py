@@ -49,10 +49,10 @@ class Augmentation:
             crop_hw = (min(whole_hw[0], scaled_hw[0]), min(whole_hw[1], scaled_hw[1]))
             change = v2.Compose(
                 [
-                    v2.RandomApply([v2.RandomPhotometricDistort()], self.photometric),
                     v2.Resize(scaled_hw, InterpolationMode.BILINEAR, antialias=True),
                     v2.RandomCrop(crop_hw),
                     v2.RandomHorizontalFlip(self.flip),
+                    v2.RandomApply([v2.RandomPhotometricDistort()], self.photometric),  # last, on the fewest pixels
                 ]
             )
             changed, boxes, masks = change(

@@ -53,6 +53,7 @@ from raymask.training.validation import SCORE, Validate
 RUN_FILE, ROWS_FILE, LAST_FOLDER = "training.json", "training.parquet", "last"
 POLL_S = 0.5
 BEST_KEPT = 2
+READ_AHEAD_BYTES = 256 * 1024 * 1024  # samples that wait for each worker
 
 # Options that a run may be gone on with although they differ: they say how, not what.
 FREE_OPTIONS = frozenset(
@@ -193,7 +194,7 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
         datasets={"train": partial(remaining_samples, reading, storage, stop)},
-        dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
+        dataset_config=ray.train.DataConfig(execution_options=reading_options(room)),
         validation_config=validation_of(config, room, records),
     )
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -208,6 +209,12 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_interrupt)  # Ray Train puts its own
+
+
+def reading_options(room: TrainingRoom) -> ray.data.ExecutionOptions:
+    """Samples in their order, and only so many ahead that reading does not take the cores from the training."""
+    ahead = ray.data.ExecutionResources.for_limits(object_store_memory=room.max_workers * READ_AHEAD_BYTES)
+    return ray.data.ExecutionOptions(preserve_order=True, resource_limits=ahead)
 
 
 def remaining_samples(reading: Reading, storage: Storage, stop: int) -> ray.data.Dataset:
