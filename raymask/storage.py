@@ -345,7 +345,7 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
 
 
 class WholeFile(io.BufferedWriter):
-    """A file on this machine, written piece by piece; under its name only when it is closed after every write went well.
+    """A file on this machine, written in pieces; it has its name once it is closed after every write went well.
 
     A process that is killed before leaves what was there, and a temporary name beside it.
     """

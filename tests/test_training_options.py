@@ -108,19 +108,19 @@ def test_bf16_trains_as_fp32_does(norm: str) -> None:
 def test_coordinates_stay_exact_in_bf16() -> None:
     """Far from the origin of a wide image, where bf16 has steps of four pixels."""
     config = options(max_size=1024, **ALL)
-    seen: dict[bool, list[Tensor]] = {}
-    for bf16 in (False, True):
+    images, targets = batch(1, size_hw=(64, 1024))
+    targets[0]["boxes"] += torch.tensor([0.3, 0.3, 0.3, 0.3])
+
+    def coordinates(bf16: bool) -> list[Tensor]:
+        """Anchors, and the boxes that features are pooled in, of a step."""
+        seen: list[Tensor] = []
         network = network_of(config)
-        network.rpn.anchor_generator.register_forward_hook(
-            lambda module, given, found, kept=seen.setdefault(bf16, []): kept.extend(found)
-        )
-        network.roi_heads.box_roi_pool.register_forward_pre_hook(
-            lambda module, given, kept=seen[bf16]: kept.extend(given[1])
-        )
-        images, targets = batch(1, size_hw=(64, 1024))
-        targets[0]["boxes"] += torch.tensor([0.3, 0.3, 0.3, 0.3])
+        network.rpn.anchor_generator.register_forward_hook(lambda _, __, found: seen.extend(found))
+        network.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, given: seen.extend(given[1]))
         step(config, network, [(images, targets)], bf16=bf16)
-    (anchors, proposals), (same_anchors, rough_proposals) = seen[False], seen[True]
+        return seen
+
+    (anchors, proposals), (same_anchors, rough_proposals) = coordinates(False), coordinates(True)
     assert torch.equal(anchors, same_anchors)
     assert rough_proposals.dtype == torch.float32
     for box in targets[0]["boxes"]:  # torchvision adds them to the proposals
@@ -137,6 +137,20 @@ def test_accumulated_batches_are_one_larger_batch() -> None:
     assert step(config, in_turn, [(images, targets)] * 2, lr=1.0) == pytest.approx(losses, abs=1e-4)
     for name, tensor in at_once.state_dict().items():
         torch.testing.assert_close(in_turn.state_dict()[name], tensor, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_step_goes_along_the_mean_gradient_of_its_batches() -> None:
+    config = options(norm="frozen_batch_norm", momentum=0.0, weight_decay=0.0, **ALL)
+    network, alone = network_of(config), network_of(config)
+    before = copied(network)
+    batches = [batch(1, 2), batch(3)]
+    step(config, network, batches, lr=1.0)
+    for images, targets in batches:
+        (sum(alone(images, targets).values()) / len(batches)).backward()
+    for name, parameter in alone.named_parameters():
+        assert parameter.grad is not None
+        moved = before[name] - network.state_dict()[name]
+        torch.testing.assert_close(moved, parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_gradients_are_clipped_to_a_norm() -> None:
