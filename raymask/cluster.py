@@ -38,7 +38,7 @@ GPU_CONCURRENT_CALLS = 2
 # What training workers take of the CPUs, and validation beside them; data tasks have the rest.
 TRAINING_CPU_SHARE, VALIDATION_CPU_SHARE = 0.5, 0.25
 # Validation shares the GPU of a training worker where none is free. Large enough that no two such workers share one.
-TRAINING_GPU_SHARE = 0.9
+TRAINING_GPU_SHARE = 0.875
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,27 +119,31 @@ class TrainingRoom:
 
 
 def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingRoom:
-    """Training workers that fit the connected cluster: `workers` (min, max), or one a GPU, or one without GPUs."""
+    """Training workers for the connected cluster: `workers` (min, max), or one a GPU, or one without GPUs.
+
+    The minimum fits the cluster as it is; up to the maximum there may be room later, when machines join.
+    """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
     low, high = workers or (max(1, gpus),) * 2
     if gpus:
         if low > gpus:
             raise ConfigError(f"--workers asks for {low}, the cluster has {gpus} GPUs; one worker takes one GPU")
-        high = min(high, gpus)
-        gpu_share = TRAINING_GPU_SHARE if validates and high == gpus else 1.0
+        gpu_share = TRAINING_GPU_SHARE if validates and high >= gpus else 1.0
         validation_gpus = 1.0 if gpu_share == 1.0 else 1 - gpu_share
     else:
         gpu_share = validation_gpus = 0.0
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
-    # Hundredths, rounded down: a share rounded up might not fit any more.
-    worker_cpus = int(TRAINING_CPU_SHARE * min(node_cpus, cpus / high) * 100) / 100
+    cores = min(node_cpus, cpus / (min(high, gpus) or high))
+    # Rounded down: a share rounded up might not fit any more. Ray Train adds shares up and divides again to count how
+    # many workers there is room for, in floats, in which only parts by powers of two come out even.
+    worker_cpus = int(TRAINING_CPU_SHARE * cores * 16) / 16
     validation = Pool(
         min_workers=1,
         max_workers=1,
         worker_cpus=max(int(VALIDATION_CPU_SHARE * node_cpus * 100) / 100, 0.01),
-        worker_gpus=round(validation_gpus, 2),
+        worker_gpus=validation_gpus,
         worker_threads=max(1, int(VALIDATION_CPU_SHARE * node_cpus)),
         concurrent_calls=1,
         images_per_part=GPU_IMAGES_PER_PART if gpus else CPU_IMAGES_PER_PART,
@@ -149,7 +153,7 @@ def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingR
         max_workers=high,
         worker_cpus=max(worker_cpus, 0.01),
         worker_gpus=gpu_share,
-        worker_threads=max(1, int(min(node_cpus, cpus / high))),
+        worker_threads=max(1, int(cores)),
         validation=validation,
     )
 

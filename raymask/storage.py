@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import re
@@ -341,6 +342,45 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+class WholeFile(io.BufferedWriter):
+    """A file on this machine, written in pieces; it has its name once it is closed after every write went well.
+
+    A process that is killed before leaves what was there, and a temporary name beside it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._failed = path, False
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        self._temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        super().__init__(io.FileIO(self._temporary, "xb"))
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def __del__(self) -> None:
+        self._failed = True  # nobody closed it
+        self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self.flush()
+            os.fsync(self.fileno())
+            if not self._failed:
+                os.replace(self._temporary, self._path)
+                _sync_folder(os.path.dirname(self._path))
+        finally:
+            super().close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
 
 
 def _sync_folder(folder: str) -> None:

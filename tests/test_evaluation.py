@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -13,14 +15,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from raymask.cli import main
 from raymask.errors import ConfigError, OutputError
-from raymask.evaluation import METRICS, IouType, coco_metrics, coco_results, evaluate, match_images, read_annotations
+from raymask.evaluation import (
+    METRICS,
+    IouType,
+    coco_evaluation,
+    coco_metrics,
+    coco_results,
+    evaluate,
+    match_images,
+    read_annotations,
+)
 from raymask.journal import Run
 from raymask.masks import area, encode
 from raymask.output import Masks
 from raymask.published import INDEX_FILE, Published, PublishedFile, Shard
 from raymask.schema import INSTANCES, image_id, images_schema, with_footer
+from raymask.segmentations import to_rle
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "reference_eval"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"reference numbers are not at {REFERENCE}")
@@ -222,6 +237,166 @@ def test_every_form_of_segmentation_is_the_same_object(tmp_path: Path) -> None:
         truth = read_annotations(write_json(tmp_path, record))
         result = {"image_id": 10, "category_id": 1, "score": 0.5, "segmentation": mask}
         assert coco_metrics(truth, [result], "segm")["AP"] == pytest.approx(1)
+
+
+# ------------------------------------------------------------------------------------- odd annotations, real ones
+
+
+def rectangle_of(bbox: Sequence[float]) -> list[list[float]]:
+    """A box [x, y, width, height] as a polygon."""
+    x, y, width, height = bbox
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def write_results(out: Path, record: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, by_id: bool) -> str:
+    """Published tables of COCO results; by_id: whether images are told by their ids, else by their names."""
+    sizes_hw = {int(i["id"]): (i["height"], i["width"]) for i in record["images"]}
+    uris = {int(i["id"]): f"s3://bucket/{i['file_name']}" for i in record["images"]}
+    names = {c["id"]: c["name"] for c in record["categories"]}
+    rows = []
+    for result in results:
+        x, y, width, height = result["bbox"]
+        segmentation = result.get("segmentation") or rectangle_of(result["bbox"])
+        rle = to_rle(segmentation, sizes_hw[result["image_id"]])
+        counts = rle["counts"] if isinstance(rle["counts"], str) else rle["counts"].decode()
+        rows.append(
+            {
+                "uri": uris[result["image_id"]],
+                "category_id": result["category_id"],
+                "category": names.get(result["category_id"], "another"),
+                "score": result["score"],
+                "box_xyxy": (x, y, x + width, y + height),
+                "mask": {"size": list(rle["size"]), "counts": counts},
+            }
+        )
+    images = [
+        {"uri": uri, "size_hw": sizes_hw[number], **({"coco_image_id": number} if by_id else {})}
+        for number, uri in uris.items()
+    ]
+    return write_output(out, images, rows)
+
+
+def plain_numbers(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """What pycocotools' own script says of annotations and results, read with nothing of raymask."""
+    left_out = "segmentation" if kind == "bbox" else "bbox"
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = copy.deepcopy(record)
+        truth.createIndex()
+        found = truth.loadRes([{k: v for k, v in r.items() if k not in (left_out, "area")} for r in results])
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(METRICS, evaluation.stats.tolist(), strict=True))
+
+
+def shifted(entries: Sequence[Mapping[str, Any]], **by: int) -> list[dict[str, Any]]:
+    """The entries with some of their ids lower."""
+    return [{**entry, **{name: entry[name] - less for name, less in by.items()}} for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def drawn_shapes() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Three images of clouds, hearts, arrows and stars, and results, all of them polygons."""
+    folder = REFERENCE / "faster_coco_eval"
+    record = json.loads((folder / "gt_dataset.json").read_text())
+    results = json.loads((folder / "dt_dataset.json").read_text())
+    for result in results:
+        size_hw = next((i["height"], i["width"]) for i in record["images"] if i["id"] == result["image_id"])
+        result["segmentation"] = to_rle(result["segmentation"], size_hw)
+    return record, results
+
+
+@pytest.fixture(scope="module")
+def crowded() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """People in a photo, a crowd among them, boxes alone; ids of images are numbers and text."""
+    folder = REFERENCE / "faster_coco_eval"
+    return tuple(json.loads((folder / f"{name}_ignore_test.json").read_text()) for name in ("gt", "dt"))  # type: ignore[return-value]
+
+
+@needs_reference
+@pytest.mark.parametrize("by_id", [True, False])
+def test_ids_from_zero_change_nothing(
+    drawn_shapes: tuple[dict[str, Any], list[dict[str, Any]]], by_id: bool, tmp_path: Path
+) -> None:
+    record, results = drawn_shapes
+    expected = {kind: plain_numbers(record, results, kind) for kind in ("segm", "bbox")}
+    assert 0 < expected["segm"]["AP"] < 1
+    from_zero = {
+        "images": shifted(record["images"], id=1),
+        "categories": shifted(record["categories"], id=1),
+        "annotations": shifted(record["annotations"], id=1, image_id=1, category_id=1),
+    }
+    moved = shifted(results, image_id=1, category_id=1)
+    for name, (truth, found_there) in {"one": (record, results), "zero": (from_zero, moved)}.items():
+        out = write_results(tmp_path / name, truth, found_there, by_id=by_id)
+        numbers = evaluate(out, write_json(tmp_path, truth))
+        for kind, values in expected.items():
+            assert numbers[kind] == pytest.approx(values, abs=1e-9), (name, kind)
+
+
+@needs_reference
+def test_crowds_and_ids_as_text(crowded: tuple[dict[str, Any], list[dict[str, Any]]], tmp_path: Path) -> None:
+    record, results = crowded
+    with pytest.raises(ConfigError, match=r"annotations\[0\] is malformed: no 'segmentation'"):
+        read_annotations(write_json(tmp_path, record))
+    outlined = {
+        **record,
+        "annotations": [{**a, "segmentation": rectangle_of(a["bbox"])} for a in record["annotations"]],
+    }
+    numbered = {
+        **outlined,
+        "images": [{**i, "id": int(i["id"])} for i in record["images"]],
+        "annotations": [{**a, "image_id": int(a["image_id"])} for a in outlined["annotations"]],
+    }
+    expected = plain_numbers(numbered, results, "bbox")
+    assert 0 < expected["AP"] < 1
+    out = write_results(tmp_path / "out", record, results, by_id=False)
+    assert evaluate(out, write_json(tmp_path, outlined))["bbox"] == pytest.approx(expected, abs=1e-9)
+    # What lies in the crowd counts for nothing; as people who were not found, they would count.
+    alone = {**outlined, "annotations": [{**a, "iscrowd": 0} for a in outlined["annotations"]]}
+    assert evaluate(out, write_json(tmp_path, alone))["bbox"]["AP"] < expected["AP"]
+
+
+@needs_reference
+def test_published_overlaps(crowded: tuple[dict[str, Any], list[dict[str, Any]]], tmp_path: Path) -> None:
+    """The IoU of each result with each person, and for the crowd the part of the result that lies in it."""
+    record, results = crowded
+    outlined = [{**a, "segmentation": rectangle_of(a["bbox"])} for a in record["annotations"]]
+    truth = read_annotations(write_json(tmp_path, {**record, "annotations": outlined}))
+    overlaps = coco_evaluation(truth, results, "bbox").ious[2299, 1]
+    published = np.load(REFERENCE / "faster_coco_eval" / "2299_1.npy")
+    np.testing.assert_allclose(overlaps[: len(published)], published, atol=1e-8)
+
+
+@needs_reference
+def test_boxes_without_masks_are_an_error_and_with_rectangles_the_published_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((REFERENCE / "sahi" / "dataset.json").read_text())
+    results = json.loads((REFERENCE / "sahi" / "result.json").read_text())
+    out = write_results(tmp_path / "out", record, results, by_id=True)
+    assert main(["evaluate", out, "--annotations", write_json(tmp_path, record)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("raymask: ")
+    assert line.endswith("annotations[0] is malformed: segmentation is an empty list")
+    outlined = [{**a, "segmentation": rectangle_of(a["bbox"])} for a in record["annotations"]]
+    numbers = evaluate(out, write_json(tmp_path, {**record, "annotations": outlined}))
+    expected = json.loads((REFERENCE / "expected.json").read_text())["sahi_bbox_pycocotools_2_0_11"]
+    assert numbers["bbox"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_crowds_are_ignored(tmp_path: Path) -> None:
+    """A field `ignore` counts for nothing, as in COCO's own code."""
+    record = coco_record("a.jpg")
+    out = write_output(tmp_path / "out", pictures("/p/a.jpg"), [found("/p/a.jpg", 0)])
+    before = evaluate(out, write_json(tmp_path, record))
+    record["annotations"][1]["ignore"] = 1
+    assert evaluate(out, write_json(tmp_path, record)) == before
+    record["annotations"][1]["iscrowd"] = 1
+    ignored = evaluate(out, write_json(tmp_path, record))
+    assert (before["segm"]["AP"], ignored["segm"]["AP"]) == (pytest.approx(0.5), pytest.approx(1))
 
 
 # --------------------------------------------------------------------------------------------------------- matching

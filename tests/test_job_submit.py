@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nodes import RAY, free_port, ray_node
 
 from raymask.demo.drawing import write_data_set
 from raymask.model import load_model
@@ -24,7 +21,6 @@ from raymask.model import load_model
 pytest.importorskip("opencensus", reason="job submission needs ray[default]: pip install -e '.[dev]'")
 
 ROOT = Path(__file__).parents[1]
-RAY = Path(sys.executable).parent / "ray"
 
 
 @pytest.fixture
@@ -33,34 +29,16 @@ def cluster() -> Iterator[dict[str, str]]:
     port, jobs_port, agent_port = free_port(), free_port(), free_port()
     # Short, for the names of sockets in it must not be longer than a hundred characters.
     folder = Path("/tmp") / f"ray-{os.getpid()}"
-    command = [str(RAY), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={jobs_port}"]
-    command += ["--num-cpus=2", f"--temp-dir={folder}", "--include-dashboard=true", "--disable-usage-stats"]
-    command += [f"--dashboard-agent-listen-port={agent_port}"]
+    options = ["--head", f"--port={port}", f"--dashboard-port={jobs_port}", "--num-cpus=2", f"--temp-dir={folder}"]
+    options += ["--include-dashboard=true", f"--dashboard-agent-listen-port={agent_port}"]
     # Who reaches an open port of Ray runs code there, so it asks for a token.
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # where jobs find their `python`
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True
-    )
     address = f"http://127.0.0.1:{jobs_port}"
-    try:
+    with ray_node(*options, environment=environment) as process:
         wait_until_up(f"{address}/api/version", process)
         yield {**environment, "RAY_API_SERVER_ADDRESS": address}
-    finally:
-        # `ray stop` would stop every Ray on this machine.
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,7 @@ from stores import BUCKET, Request, Store, fresh_environment, s3_store
 
 from raymask import storage
 from raymask.errors import ConfigError
-from raymask.storage import TEMPORARY_PREFIX, Folder, is_refusal, is_transient, retried
+from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, is_refusal, is_transient, retried
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,23 @@ def test_a_put_is_synced_before_and_after_it_is_named(local: Folder, monkeypatch
     monkeypatch.setattr(os, "replace", record_replace)
     local.put("x", b"1")
     assert steps == ["file", "name", "folder"]
+
+
+def test_a_file_in_pieces_appears_when_it_is_closed(local: Folder) -> None:
+    local.put("a", b"old")
+    file = WholeFile(local.url_of("a"))
+    file.write(b"new " * 100_000)
+    assert local.read("a") == b"old"
+    file.close()
+    assert local.read("a") == b"new " * 100_000
+    failed, dropped = WholeFile(local.url_of("a")), WholeFile(local.url_of("a"))
+    with pytest.raises(TypeError):
+        failed.write("no bytes")
+    failed.close()
+    dropped.write(b"half")
+    del dropped
+    assert local.read("a") == b"new " * 100_000
+    assert [name for name, _ in local.list()] == ["a"]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from raymask.demo.drawing import write_data_set
-from raymask.errors import OutputError
+from raymask.errors import ConfigError, OutputError
 from raymask.masks import decode
 from raymask.model import build, load_model
+from raymask.progress import Silent
 from raymask.training.config import TrainConfig
 from raymask.training.dataset import read_rows
 from raymask.training.loop import LOSSES
@@ -170,3 +171,32 @@ def test_a_trained_folder_is_a_model_with_its_history(
     assert len(read_log(out)) == 4
     with pytest.raises(OutputError, match=r"begun with lr 0\.001, this run has lr 0\.1"):
         train(dataclasses.replace(config, lr=0.1))
+
+    # Nor does it begin anew, unasked, where its checkpoints cannot be made out.
+    snapshot = out / "_raymask/checkpoints/checkpoint_manager_snapshot.json"
+    whole = snapshot.read_text()
+    snapshot.write_text(whole[: len(whole) // 2])
+    with pytest.raises(OutputError, match=r"snapshot.json does not fit .* --weights .* delete that file"):
+        train(config)
+
+
+class Said(Silent):
+    """Remembers the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_loss_that_is_no_number_ends_the_training(drawn: Path, tmp_path: Path, model_folder: str) -> None:
+    size = {"epochs": 4, "batch_size": 2, "workers": "2", "max_failures": 1}
+    config = options(drawn, tmp_path / "out", weights=model_folder, lr=1e30, **size)
+    report = Said()
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) after \d+ images; give another --out with a lower"):
+        train(config, report)
+    assert [r["workers"] for r in read_log(tmp_path / "out", "start")] == [2]  # once: a retry would end the same way
+    [begun] = [line for line in report.lines if line.startswith("model ")]
+    assert "heads replaced: 2 categories become 3" in begun

@@ -76,7 +76,7 @@ def _image(entry: Mapping[str, Any]) -> AnnotatedImage:
 def _object(
     entry: Mapping[str, Any], images: Mapping[int, AnnotatedImage], categories: Mapping[int, str]
 ) -> dict[str, Any]:
-    image_id, category_id = entry["image_id"], entry["category_id"]
+    image_id, category_id = int(entry["image_id"]), int(entry["category_id"])
     if image_id not in images or category_id not in categories:
         raise ValueError(f"image {image_id} or category {category_id} is not listed")
     x, y, width, height = (float(value) for value in entry["bbox"])

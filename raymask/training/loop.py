@@ -112,8 +112,11 @@ class Progress:
         return self.network if self.average is None else self.average.module
 
 
-def run_worker(settings: dict[str, Any]) -> None:
-    """Ray Train calls this in every worker: from the last checkpoint, or the start, to the end."""
+def run_worker(settings: dict[str, Any]) -> ConfigError | None:
+    """Ray Train calls this in every worker: from the last checkpoint, or the start, to the end.
+
+    Returns why it cannot go on, the same in every worker: what is raised, Ray Train would try again.
+    """
     job: Job = settings["job"]
     config, context = job.config, ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
@@ -148,7 +151,9 @@ def run_worker(settings: dict[str, Any]) -> None:
         losses = dict(zip(LOSSES, _mean_of_workers(parts, workers), strict=True))
         loss = sum(losses.values())
         if not math.isfinite(loss):
-            raise ConfigError(f"the loss is {loss} after {seen:,} images; give a lower --lr, or --clip 10")
+            return ConfigError(
+                f"the loss is {loss} after {seen:,} images; give another --out with a lower --lr, or with --clip 10"
+            )
         if progress.average is not None:
             progress.average.update_parameters(network)
         progress.images_seen += step_images
@@ -174,6 +179,7 @@ def run_worker(settings: dict[str, Any]) -> None:
         if epoch_ended or passed(config.checkpoint_images or job.rows, seen, progress.images_seen):
             due = ended or passed(job.rows * config.val_interval, seen, progress.images_seen)
             report_checkpoint(job, start, progress, rank, loss, validate=job.validates and due)
+    return None
 
 
 def start_record(progress: Progress, workers: int, step_images: int) -> dict[str, Any]:

@@ -38,7 +38,10 @@ class Start:
 
 
 def starting_point(config: TrainConfig, categories: tuple[Category, ...]) -> Start:
-    """The network of `--weights` and `--model`, for these categories; what the weights lack is random by `--seed`."""
+    """The network of `--weights` and `--model`, for these categories; what the weights lack is random by `--seed`.
+
+    ConfigError if they do not fit together, or `--freeze` does not fit them.
+    """
     torch.manual_seed(config.seed)
     backbone = _backbone_tensors(config.weights)
     if config.weights is None or backbone is not None:
@@ -46,6 +49,7 @@ def starting_point(config: TrainConfig, categories: tuple[Category, ...]) -> Sta
         architecture = config.model or DEFAULT_ARCHITECTURE
         spec = _with_options(ModelSpec(architecture=architecture, categories=categories), config, norm)
         network = build(spec)
+        frozen_modules(config, network)
         said = "random weights"
         if backbone is not None:
             said = f"{_load_backbone(network, backbone, str(config.weights))}; all else is random"
@@ -54,6 +58,7 @@ def starting_point(config: TrainConfig, categories: tuple[Category, ...]) -> Sta
     spec = dataclasses.replace(given.spec, categories=categories, training={}, metrics={})
     spec = _with_options(spec, config, config.norm)
     network = build(spec)
+    frozen_modules(config, network)
     same = given.spec.categories == categories
     kept = {n: t for n, t in given.weights.items() if same or not n.startswith(HEADS)}
     missing, unknown = network.load_state_dict(kept, strict=False)
@@ -82,15 +87,36 @@ def build_network(config: TrainConfig, start: Start) -> MaskRCNN:
         _skip_resize=config.augments,
     )
     network.load_state_dict(dict(start.weights))
+    _coordinates_in_float32(network)
+    network.train()
+    for module in frozen_modules(config, network):
+        module.requires_grad_(False).eval()  # evaluated, so that BatchNorm keeps its statistics too
+    return network
+
+
+def frozen_modules(config: TrainConfig, network: MaskRCNN) -> list[nn.Module]:
+    """Those that `--freeze` keeps as they are; ConfigError if it says more stages than there are."""
     stages = list(backbone_stages(network))
     if config.freeze > len(stages):
-        raise ConfigError(
-            f"--freeze is {config.freeze}, the backbone of {start.spec.architecture} has {len(stages)} stages"
-        )
-    for stage in stages[: config.freeze]:
-        for module in stage:
-            module.requires_grad_(False)
-    return network.train()
+        raise ConfigError(f"--freeze is {config.freeze}, the backbone has {len(stages)} stages")
+    return [module for stage in stages[: config.freeze] for module in stage]
+
+
+def _coordinates_in_float32(network: MaskRCNN) -> None:
+    """Under autocast too: torchvision computes anchors and boxes in the type of the features.
+
+    In bf16 that is a step of 4 pixels above 512, for the boxes that are to be learnt as well.
+    """
+
+    def float_features(_: nn.Module, arguments: tuple[Any, list[Tensor]]) -> tuple[Any, list[Tensor]]:
+        images, features = arguments
+        return images, [f.new_empty(f.shape[-2:], dtype=torch.float32) for f in features]  # only their sizes are read
+
+    def float_proposals(_: nn.Module, __: Any, found: tuple[list[Tensor], list[Tensor]]) -> Any:
+        return tuple([values.float() for values in levels] for levels in found)
+
+    network.rpn.anchor_generator.register_forward_pre_hook(float_features)
+    network.rpn.head.register_forward_hook(float_proposals)
 
 
 def backbone_stages(network: MaskRCNN) -> Iterator[list[nn.Module]]:

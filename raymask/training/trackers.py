@@ -26,9 +26,10 @@ def open_trackers(names: Sequence[str], out: str, kept: Folder, options: Mapping
         raise ConfigError(f"--track {unknown[0]} is not known; known are: {', '.join(TRACKERS)}")
     with contextlib.ExitStack() as stack:
         try:
-            yield [stack.enter_context(TRACKERS[name](out, kept, options)) for name in names]
+            trackers = [stack.enter_context(TRACKERS[name](out, kept, options)) for name in names]
         except ImportError as error:
             raise ConfigError(f"--track needs a package: {error}; pip install 'raymask[{','.join(names)}]'") from error
+        yield trackers
 
 
 @contextlib.contextmanager

@@ -201,6 +201,8 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
     try:
         result = trainer.fit()
         assert isinstance(result, Result)
+        if result.return_value is not None:
+            raise result.return_value
         return result
     except ray.train.TrainingFailedError as error:
         causes = [*getattr(error, "worker_failures", {}).values()]
