@@ -45,7 +45,7 @@ def times(ratio: float) -> str:
 
 
 def masks() -> list[tuple[str, ...]]:
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in record("masks")["rows"]:
         ours, paste, crop = (row[name]["median_s"] for name in ("raymask", "paste", "crop"))
         what = f"{row['masks']} soft masks to RLE, {row['size_hw'][0]} x {row['size_hw'][1]}, one thread"
@@ -91,7 +91,7 @@ def without_model() -> list[tuple[str, ...]]:
     rows = record("null")["rows"]
     most = max(row["images"] for row in rows)
     ours, *others = [row for row in rows if row["images"] == most]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in others:
         what = f"{most:,} photos of 640 x 480, a model that costs nothing" if not lines else ""
         rate = f"{ours['images_per_s']:,.0f} images/s" if not lines else ""

@@ -7,6 +7,7 @@ would have seen. Rows are shuffled, never pixels.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,6 +20,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from torch import Tensor
 
@@ -32,6 +34,7 @@ from raymask.training.augment import Augmentation, Target
 MIN_TASK_SAMPLES = 8  # that one fetch-decode-augment task makes at the least
 MAX_TASKS = 50_000  # and how many such tasks one stream is cut into at the most
 CHECK_ROWS = 32
+PAUSE_S = 0.02
 MAX_REPLACEMENTS = 16
 
 # A sample on its way to a training worker. pixels: 3 x height x width uint8; masks: objects x height x width bits.
@@ -66,12 +69,20 @@ def stream_samples(reading: Reading, first: int, stop: int) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = 1
     context.execution_options.preserve_order = True
+    context.custom_execution_callback_classes = [Unhurried]
     with ray.data.DataContext.current(context):
         source = SampleSource(reading, first, stop)
         samples: ray.data.Dataset = ray.data.read_datasource(
             source, num_cpus=TASK_CPUS, override_num_blocks=len(source.starts)
         )
     return samples
+
+
+class Unhurried(ExecutionCallback):
+    """A pause between the steps of Ray Data, which takes a whole core to look after samples that wait to be read."""
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(PAUSE_S)
 
 
 class SampleSource(Datasource):
