@@ -24,7 +24,7 @@ SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 _NAME = re.compile(r"images-(\d+)")
 
 
-class WholeFiles(pyarrow.fs.FSSpecHandler):
+class WholeFiles(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
     """An fsspec file system for pyarrow on which a file appears whole, on a local one too.
 
     Ray Train writes its list of checkpoints anew for each of them; half of it would be the end of the training.

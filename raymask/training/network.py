@@ -49,7 +49,7 @@ def starting_point(config: TrainConfig, categories: tuple[Category, ...]) -> Sta
         architecture = config.model or DEFAULT_ARCHITECTURE
         spec = _with_options(ModelSpec(architecture=architecture, categories=categories), config, norm)
         network = build(spec)
-        frozen_modules(config, network)
+        frozen_modules(config, network)  # an error now, not in the workers
         said = "random weights"
         if backbone is not None:
             said = f"{_load_backbone(network, backbone, str(config.weights))}; all else is random"
