@@ -136,12 +136,12 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
     moving = [p for p in network.parameters() if p.requires_grad]
     decay = DEFAULT_WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(moving, lr=1.0, momentum=config.momentum, weight_decay=decay)
+        return torch.optim.SGD(moving, lr=1.0, momentum=config.momentum, weight_decay=decay, fused=True)
     groups = [
         {"params": [p for p in moving if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in moving if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, fused=True)
 
 
 def learning_rate(config: TrainConfig, images_seen: int, total_images: int, step_images: int) -> float:
