@@ -47,6 +47,7 @@ from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
 from raymask.listing import Found, add_listing, look_at_source
 from raymask.progress import Reporter, Silent
+from raymask.protocol import Work, work_to_do
 from raymask.published import Published
 from raymask.publishing import publish
 from raymask.storage import Folder
@@ -113,12 +114,10 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
         manifest = add_listing(config, report)
         run = create_run(config.out, run)  # or the one there is, whose files go on as they were cut
         index = scan_parts(folder, manifest.rows)
-        wanted = ~index.done
-        if config.retry_failed:
-            wanted |= read_outcomes(folder, index).failed
-        attempt = index.attempt + 1 if config.retry_failed else 0
+        again = read_outcomes(folder, index).failed if config.retry_failed else None
+        work = work_to_do(index.done, index.attempt, again)
         segmenting_s = time.monotonic()
-        processed = process(config, model, manifest, wanted, attempt, report, pool)
+        processed = process(config, model, manifest, work, report, pool)
         segment_s = time.monotonic() - segmenting_s
         published = publish(config.out, run, manifest)
     return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
@@ -168,16 +167,16 @@ def process(
     config: SegmentConfig,
     model: Model,
     manifest: Manifest,
-    wanted: NDArray[np.bool_],
-    attempt: int,
+    work: Work,
     report: Reporter,
     pool: Pool | None = None,
 ) -> int:
     """Bring the wanted images through the model into the journal; returns how many there were.
 
-    wanted: one flag an image, by ordinal. Ray Data runs both steps at once, on as many machines as it has: tasks that
-    fetch and decode, and model workers, which write what they find. Only counts come back to the driver.
+    Ray Data runs both steps at once, on as many machines as it has: tasks that fetch and decode, and model workers,
+    which write what they find. Only counts come back to the driver.
     """
+    wanted = work.wanted
     pending = int(wanted.sum())
     total = manifest.rows
     done, failed = total - pending, 0
@@ -191,7 +190,7 @@ def process(
         files=[f.name for f in manifest.files],
         chunks=plan_chunks(manifest, wanted, pool.calls, images_per_part),
         wanted=ray.put(np.packbits(wanted)),
-        as_listed=attempt == 0,
+        as_listed=work.attempt == 0,
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         rows_per_block=images_per_part,
@@ -205,7 +204,7 @@ def process(
             "config": config,
             "pool": pool,
             "folder": manifest.folder,
-            "attempt": attempt,
+            "attempt": work.attempt,
         },
         batch_format="pyarrow",
         batch_size=images_per_part,
