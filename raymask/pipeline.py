@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from ray.data.block import BlockMetadata
 import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
 from raymask.config import SegmentConfig
-from raymask.decode import decode, keep_freed_memory
+from raymask.decode import Image, keep_freed_memory
 from raymask.errors import Failure, OutputError
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import (
@@ -50,6 +50,7 @@ from raymask.progress import Reporter, Silent
 from raymask.protocol import Work, work_to_do
 from raymask.published import Published
 from raymask.publishing import publish
+from raymask.sandbox import DECODER, borrowed_sandbox
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
 
@@ -194,6 +195,7 @@ def process(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         rows_per_block=images_per_part,
+        decoder=DECODER,
     )
     workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
     rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
@@ -271,7 +273,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are more than `BLOCK_BYTES`.
+    images travel together, unless their pixels are more than `BLOCK_BYTES`; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -285,6 +287,7 @@ class ImageSource(Datasource):
         max_bytes: int,
         max_pixels: int,
         rows_per_block: int,
+        decoder: str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder = folder
@@ -295,6 +298,7 @@ class ImageSource(Datasource):
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self.rows_per_block = rows_per_block
+        self.decoder = decoder
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -315,6 +319,7 @@ class ImageSource(Datasource):
                     max_bytes=self.max_bytes,
                     max_pixels=self.max_pixels,
                     rows_per_block=self.rows_per_block,
+                    decoder=self.decoder,
                 ),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
@@ -334,6 +339,7 @@ def read_images(
     max_bytes: int,
     max_pixels: int,
     rows_per_block: int,
+    decoder: str = DECODER,
 ) -> Iterator[pa.Table]:
     """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
     keep_freed_memory()
@@ -348,24 +354,27 @@ def read_images(
         for r in listed
     ]
     ready: list[DecodedRow] = []
-    ready_bytes = 0
-    for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
-        decoded = decode_row(row["ordinal"], row["uri"], fetched, max_pixels)
-        ready.append(decoded)
-        ready_bytes += 0 if isinstance(decoded.result, Failure) else decoded.result.nbytes
-        if len(ready) == rows_per_block or ready_bytes >= BLOCK_BYTES:
+    with borrowed_sandbox(
+        max_bytes=max_bytes, max_pixels=max_pixels, room_bytes=BLOCK_BYTES, decoder=decoder
+    ) as sandbox:
+        for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
+            ready.append(decode_row(row["ordinal"], row["uri"], fetched, sandbox.decode))
+            if len(ready) == rows_per_block or sandbox.is_full:
+                yield decoded_table(ready)
+                ready = []
+                sandbox.clear()
+        if ready:
             yield decoded_table(ready)
-            ready, ready_bytes = [], 0
-    if ready:
-        yield decoded_table(ready)
 
 
-def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: int) -> DecodedRow:
+def decode_row(
+    ordinal: int, uri: str, fetched: Fetched | Failure, decode: Callable[[bytes], Image | Failure]
+) -> DecodedRow:
     """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
     if isinstance(fetched, Failure):
         return DecodedRow(ordinal, uri, fetched)
     size = len(fetched.data)
-    image = decode(fetched.data, max_pixels=max_pixels)
+    image = decode(fetched.data)
     if isinstance(image, Failure):
         return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)

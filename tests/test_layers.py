@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "s3"},
     {"config", "schema", "storage", "masks", "progress", "protocol"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
-    {"sources", "journal", "cluster"},
+    {"sources", "journal", "cluster", "sandbox"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
