@@ -37,7 +37,7 @@ schemas: $(READY)
 chaos-model: $(READY)
 	$(BIN)/python tests/chaos_model.py --schedules 100000
 
-# Damaged files of every format through the decoder's sandbox; ten minutes on one core.
+# Damaged files of every format through the sandbox of the decoder; four minutes on one core.
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_images.py --count 100000
 

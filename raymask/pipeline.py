@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,15 +54,17 @@ from raymask.publishing import publish
 from raymask.sandbox import DECODER, borrowed_sandbox
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
+from raymask.witness import Watched, Witness
 
 if TYPE_CHECKING:
-    from raymask.model import Model
+    from raymask.model import Detections, Model
 # torch and torchvision take three seconds to import; of all processes of a run only the driver and the model workers
 # need them, so `raymask.model` is imported where those two begin.
 
 SHARES_OF_CALL = 16  # how many shares of a small run are made for each call that workers handle at once
 TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
+DEVICE_FAULT = 70  # exit code of a worker whose device has failed
 BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
 
@@ -207,6 +210,7 @@ def process(
             "pool": pool,
             "folder": manifest.folder,
             "attempt": work.attempt,
+            "witness": ray.remote(Witness).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         },
         batch_format="pyarrow",
         batch_size=images_per_part,
@@ -383,7 +387,9 @@ def decode_row(
 class Worker:
     """A model worker: decoded images in, their rows written as one part of the journal. Ray keeps one a GPU or core."""
 
-    def __init__(self, model: Any, config: SegmentConfig, pool: Pool, folder: Folder, attempt: int) -> None:
+    def __init__(
+        self, model: Any, config: SegmentConfig, pool: Pool, folder: Folder, attempt: int, witness: Any
+    ) -> None:
         from raymask.model import Predictor
 
         self._predictor = Predictor(
@@ -397,16 +403,45 @@ class Worker:
         self._categories = [(c.id, c.name) for c in self._predictor.categories]
         self._folder = folder
         self._attempt = attempt
+        self._predict = Watched(self.predict, _RemoteWitness(witness))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """One row of counts, which is all that goes back to the driver."""
         images = pixels_of(decoded)
-        found = self._predictor(list(images.values()))
-        rows = part_table(decoded, dict(zip(images, found, strict=True)), self._categories)
+        ordinals = decoded.column("ordinal").to_pylist()
+        found = self._predict({ordinals[row]: pixels for row, pixels in images.items()})
+        rows = part_table(decoded, {row: found[ordinals[row]] for row in images}, self._categories)
         if rows.num_rows:
             write_part(self._folder, rows, self._attempt)
         failed = rows.num_rows - rows.column("error").null_count
         return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
+
+    def predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
+        """What the model finds in each. An error that the device does not recover from ends this process."""
+        import torch
+
+        try:
+            return self._predictor(images)
+        except torch.AcceleratorError:
+            # Nothing works on the device any more, not for this process. The next one is told at what it happened.
+            os._exit(DEVICE_FAULT)
+
+
+class _RemoteWitness:
+    """The witness, which is an actor of Ray's."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, numbers: Sequence[int]) -> dict[int, int]:
+        deaths: dict[int, int] = ray.get(self._actor.begin.remote(list(numbers)))
+        return deaths
+
+    def begin_alone(self, number: int) -> None:
+        ray.get(self._actor.begin_alone.remote(number))
+
+    def end(self, numbers: Sequence[int]) -> None:
+        self._actor.end.remote(list(numbers))  # nobody has to wait for that
 
 
 def _model_options(config: SegmentConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
     {"errors", "s3"},
-    {"config", "schema", "storage", "masks", "progress", "protocol"},
+    {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
     {"sources", "journal", "cluster", "sandbox"},
     {"published", "listing"},
