@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types schemas bench clean
+.PHONY: demo test check format lint types schemas chaos-model fuzz bench clean
 
 # Threads that wait without spinning: beside a busy neighbour spinning ones make training many times slower.
 demo: $(READY)
@@ -32,6 +32,14 @@ format: $(READY)
 
 schemas: $(READY)
 	$(BIN)/python schemas/generate.py
+
+# Drivers and workers of an output's protocol, over a store in memory, in random trouble; four minutes on one core.
+chaos-model: $(READY)
+	$(BIN)/python tests/chaos_model.py --schedules 100000
+
+# Damaged files of every format through the sandbox of the decoder; four minutes on one core.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_images.py --count 100000
 
 # The benchmarks that two cores do in twenty minutes; `benchmarks/gpu.py` needs a GPU.
 bench: $(READY)

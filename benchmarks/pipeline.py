@@ -31,6 +31,7 @@ from measure import print_table, save
 from null_model import Model, Predictor
 from workload import model_folder, photo_folder
 
+from raymask.decode import decode
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import write_part
 from raymask.pipeline import decode_row
@@ -192,7 +193,10 @@ def stages_of(photos: Path, count: int = 1000) -> dict[str, float]:
 
 
 def decode_all(batch: list[tuple[int, Fetched]], places: list[Place]) -> list[Any]:
-    return [decode_row(ordinal, places[ordinal].uri, fetched, MAX_PIXELS) for ordinal, fetched in batch]
+    return [
+        decode_row(ordinal, places[ordinal].uri, fetched, partial(decode, max_pixels=MAX_PIXELS))
+        for ordinal, fetched in batch
+    ]
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from raymask.errors import OutputError
-from raymask.journal import Lease, Manifest, PartName, journal_folder, read_outcomes, read_run, scan_parts
+from raymask.journal import Lease, Manifest, journal_folder, read_outcomes, read_run, scan_parts
 from raymask.journal import manifest as manifests
 from raymask.journal import parts as journal_parts
-from raymask.published import read_published
+from raymask.protocol import PartName
+from raymask.published import ASIDE, plain_path, read_published
 from raymask.storage import TEMPORARY_PREFIX, Folder
 
 
@@ -46,8 +47,10 @@ def find_strays(out: str) -> Iterator[Stray]:
     committed = {f.name for f in manifest.files} | {listing.name for listing in manifest.listings}
     overtaken = {f"{journal_parts.FOLDER}/{name}" for name in _overtaken(manifest)}
     published = read_published(out)
-    in_tables = {f.path for t in ("images", "instances") for f in published.files(t)} if published else set()
-    for place in ("", "images", "instances", "_raymask", "_raymask/manifest", "_raymask/parts"):
+    tables = ("images", "instances")
+    in_tables = {f.path for t in tables for f in published.files(t)} if published else set()
+    in_tables |= {plain_path(t, number) for t in tables for number in range(len(published.shards) if published else 0)}
+    for place in ("", *tables, "_raymask", "_raymask/manifest", "_raymask/parts", ASIDE):
         for name, size in folder.list(place):
             inner = name.removeprefix("_raymask/")
             if name.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX):
@@ -56,7 +59,7 @@ def find_strays(out: str) -> Iterator[Stray]:
                 yield Stray(name, size, "of a listing that was never committed")
             elif inner in overtaken:
                 yield Stray(name, size, "every image in it has a better row elsewhere")
-            elif published and place in ("images", "instances") and name not in in_tables:
+            elif published and place in (*tables, ASIDE) and name not in in_tables:
                 yield Stray(name, size, "not in raymask.json")
 
 

@@ -69,8 +69,11 @@ class Image:
     format: str
 
 
-def decode(data: bytes | memoryview, *, max_pixels: int) -> Image | Failure:
+def decode(data: bytes | memoryview, *, max_pixels: int, out: NDArray[np.uint8] | None = None) -> Image | Failure:
     """Decode the first frame of one image file, whose format is told from its content alone.
+
+    out: uint8 of one dimension, at least 3 x `max_pixels` long, in whose first places the pixels are put; the image is
+    a view of it. Otherwise they get memory of their own.
 
     The EXIF orientation is applied, or without one that in XMP; EXIF that cannot be read is ignored. May be called by
     several threads at once. Bad data never raise. They give a `Failure`, the same for the same bytes:
@@ -80,6 +83,7 @@ def decode(data: bytes | memoryview, *, max_pixels: int) -> Image | Failure:
     TOO_MANY_PIXELS  H x W above `max_pixels`, judged by the header, before memory is taken for pixels. Beyond twice
                      `PIL.Image.MAX_IMAGE_PIXELS` Pillow itself refuses; that is the host program's to set
     TRUNCATED        the data end before the image does
+    OUT_OF_MEMORY    more memory is wanted than the process may have
     CORRUPT          anything else that makes Pillow give up, also features it lacks, such as 12-bit JPEG
     """
     if not len(data):
@@ -101,7 +105,10 @@ def decode(data: bytes | memoryview, *, max_pixels: int) -> Image | Failure:
             image = _load_upright(image, data)  # the same name, which frees the pixels as stored
         except Exception as error:  # as above
             return _failure(error, data)
-    return Image(_pixels(image), file_format)
+        try:
+            return Image(_pixels(image, out), file_format)
+        except MemoryError as error:
+            return _failure(error, data)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -222,12 +229,16 @@ def _is_deep_grey(image: PIL.Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _pixels(image: PIL.Image.Image) -> NDArray[np.uint8]:
-    if not _is_deep_grey(image):
-        return np.array(image)
-    values = np.asarray(image)
-    grey = _grey_from_16_bit(values) if values.dtype.itemsize == 2 else _grey_from_32_bit(values)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _pixels(image: PIL.Image.Image, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if _is_deep_grey(image):
+        values = np.asarray(image)
+        grey = _grey_from_16_bit(values) if values.dtype.itemsize == 2 else _grey_from_32_bit(values)
+        colour = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+    else:
+        colour = np.asarray(image)
+    pixels = np.empty(colour.shape, np.uint8) if out is None else out[: colour.size].reshape(colour.shape)
+    pixels[...] = colour
+    return pixels
 
 
 def _grey_from_16_bit(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -275,7 +286,9 @@ def _failure(error: Exception, data: bytes | memoryview) -> Failure:
     if isinstance(error, PIL.UnidentifiedImageError):
         text = f"no image format fits data that start with {bytes(data[:16])!r}"
         kind = ErrorKind.CORRUPT if _KNOWN_START.match(data) else ErrorKind.NOT_AN_IMAGE
-    if isinstance(error, PIL.Image.DecompressionBombError):
+    if isinstance(error, MemoryError):
+        kind = ErrorKind.OUT_OF_MEMORY
+    elif isinstance(error, PIL.Image.DecompressionBombError):
         kind = ErrorKind.TOO_MANY_PIXELS
     elif _SAYS_TRUNCATED.search(str(error)) or _ends_early(data):
         kind = ErrorKind.TRUNCATED

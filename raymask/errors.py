@@ -35,7 +35,8 @@ class ErrorKind(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"  # the header promises more than --max-pixels
     TRUNCATED = "truncated"  # the data end before the image does
     CORRUPT = "corrupt"  # the data contradict themselves
-    OUT_OF_MEMORY = "out_of_memory"  # does not fit the device, even alone in its batch
+    OUT_OF_MEMORY = "out_of_memory"  # does not fit the device or the decoder's limit, even alone
+    CRASHED_WORKER = "crashed_worker"  # whoever works on it crashes or never ends
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
     if config is not None:
         try:
             texts = _mapping(_parse(config.read_text()), str(config))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:  # of a parser on any text
             raise ConfigError(f"cannot read {config}: {error}") from error
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -47,7 +47,7 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
             raise ConfigError(f"--set {setting!r} is not KEY=VALUE")
         try:
             texts[key] = _parse(text)
-        except yaml.YAMLError as error:
+        except (OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(f"--set {key}: {text!r} is not YAML") from error
     config_class, _ = COMMANDS[command]
     fields = {field.name: field for field in dataclasses.fields(config_class)}
@@ -74,7 +74,7 @@ def _value(name: str, kind: Any, text: Any) -> Any:
             return tuple(
                 typing.get_args(kind)[0](part) for part in (text if isinstance(text, list) else text.split(","))
             )
-        except (TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError):
             raise ConfigError(
                 f"{name} is {text!r}; a list is meant, of what can be a number where it holds numbers"
             ) from None

@@ -14,6 +14,7 @@ from raymask.errors import ConfigError
 from raymask.journal import Manifest, NewRows, PartIndex, journal_folder, scan_parts
 from raymask.journal.manifest import SeenIds, check_user_columns
 from raymask.progress import Reporter
+from raymask.protocol import goes_on
 from raymask.sources import advice, open_source
 from raymask.storage import absolute, join
 
@@ -78,7 +79,7 @@ def look_at_source(config: SegmentConfig, manifest: Manifest, index: PartIndex) 
 
 def is_unfinished(config: SegmentConfig, manifest: Manifest, index: PartIndex) -> bool:
     """Whether a run over this source was cut off before it was done with all that it had listed."""
-    return manifest.has(_source_key(config)) and not bool(index.done.all())
+    return goes_on(manifest.has(_source_key(config)), index.done)
 
 
 def _read_source(config: SegmentConfig, manifest: Manifest, write: bool) -> tuple[Found, Manifest]:

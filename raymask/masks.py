@@ -75,7 +75,7 @@ def encode_soft_masks(
 
     Raises ValueError if the shapes do not fit together or the image has no pixels or more than 2**32 - 1.
     """
-    height, width = _checked_size(size_hw)
+    height, width = checked_size(size_hw)
     count, side = len(soft_masks), soft_masks.shape[-1]
     if soft_masks.shape != (count, side, side) or side == 0 or boxes_xyxy.shape != (count, 4):
         shapes = f"{soft_masks.shape} and {boxes_xyxy.shape}"
@@ -97,7 +97,7 @@ def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
     """
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise ValueError(f"mask has shape {mask.shape} and dtype {mask.dtype}; wanted H x W bool")
-    height, width = _checked_size(mask.shape)
+    height, width = checked_size(mask.shape)
     pixels = mask.ravel(order="F")
     toggles = np.flatnonzero(np.diff(pixels, prepend=False))
     text, length, _ = _append_runs(np.empty(0, np.uint8), 0, toggles, height * width)
@@ -132,7 +132,8 @@ def validate_rle(size: Any, counts: Any) -> None:
     _parsed(size, counts)
 
 
-def _checked_size(size: Any) -> tuple[int, int]:
+def checked_size(size: Any) -> tuple[int, int]:
+    """[height, width] as two integers; ValueError unless a mask can have that size, see `validate_rle`."""
     try:
         height, width = (operator.index(side) for side in size)
     except (TypeError, ValueError):
@@ -143,7 +144,7 @@ def _checked_size(size: Any) -> tuple[int, int]:
 
 
 def _parsed(size: Any, counts: Any) -> tuple[int, int, NDArray[np.int64]]:
-    height, width = _checked_size(size)
+    height, width = checked_size(size)
     if not isinstance(counts, str | bytes):
         raise ValueError(f"counts is of type {type(counts).__name__}; wanted the str or bytes of a compressed RLE")
     # As UTF-8 all that is not ASCII is bytes of 128 and above, which are illegal like any other.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from ray.data.block import BlockMetadata
 import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
 from raymask.config import SegmentConfig
-from raymask.decode import decode, keep_freed_memory
+from raymask.decode import Image, keep_freed_memory
 from raymask.errors import Failure, OutputError
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import (
@@ -47,19 +48,23 @@ from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
 from raymask.listing import Found, add_listing, look_at_source
 from raymask.progress import Reporter, Silent
+from raymask.protocol import Work, work_to_do
 from raymask.published import Published
 from raymask.publishing import publish
+from raymask.sandbox import DECODER, borrowed_sandbox
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
+from raymask.witness import Watched, Witness
 
 if TYPE_CHECKING:
-    from raymask.model import Model
+    from raymask.model import Detections, Model
 # torch and torchvision take three seconds to import; of all processes of a run only the driver and the model workers
 # need them, so `raymask.model` is imported where those two begin.
 
 SHARES_OF_CALL = 16  # how many shares of a small run are made for each call that workers handle at once
 TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
+DEVICE_FAULT = 70  # exit code of a worker whose device has failed
 BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
 
@@ -113,12 +118,10 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
         manifest = add_listing(config, report)
         run = create_run(config.out, run)  # or the one there is, whose files go on as they were cut
         index = scan_parts(folder, manifest.rows)
-        wanted = ~index.done
-        if config.retry_failed:
-            wanted |= read_outcomes(folder, index).failed
-        attempt = index.attempt + 1 if config.retry_failed else 0
+        again = read_outcomes(folder, index).failed if config.retry_failed else None
+        work = work_to_do(index.done, index.attempt, again)
         segmenting_s = time.monotonic()
-        processed = process(config, model, manifest, wanted, attempt, report, pool)
+        processed = process(config, model, manifest, work, report, pool)
         segment_s = time.monotonic() - segmenting_s
         published = publish(config.out, run, manifest)
     return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
@@ -168,16 +171,16 @@ def process(
     config: SegmentConfig,
     model: Model,
     manifest: Manifest,
-    wanted: NDArray[np.bool_],
-    attempt: int,
+    work: Work,
     report: Reporter,
     pool: Pool | None = None,
 ) -> int:
     """Bring the wanted images through the model into the journal; returns how many there were.
 
-    wanted: one flag an image, by ordinal. Ray Data runs both steps at once, on as many machines as it has: tasks that
-    fetch and decode, and model workers, which write what they find. Only counts come back to the driver.
+    Ray Data runs both steps at once, on as many machines as it has: tasks that fetch and decode, and model workers,
+    which write what they find. Only counts come back to the driver.
     """
+    wanted = work.wanted
     pending = int(wanted.sum())
     total = manifest.rows
     done, failed = total - pending, 0
@@ -191,10 +194,11 @@ def process(
         files=[f.name for f in manifest.files],
         chunks=plan_chunks(manifest, wanted, pool.calls, images_per_part),
         wanted=ray.put(np.packbits(wanted)),
-        as_listed=attempt == 0,
+        as_listed=work.attempt == 0,
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         rows_per_block=images_per_part,
+        decoder=DECODER,
     )
     workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
     rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
@@ -205,7 +209,8 @@ def process(
             "config": config,
             "pool": pool,
             "folder": manifest.folder,
-            "attempt": attempt,
+            "attempt": work.attempt,
+            "witness": ray.remote(Witness).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         },
         batch_format="pyarrow",
         batch_size=images_per_part,
@@ -272,7 +277,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are more than `BLOCK_BYTES`.
+    images travel together, unless their pixels are more than `BLOCK_BYTES`; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -286,6 +291,7 @@ class ImageSource(Datasource):
         max_bytes: int,
         max_pixels: int,
         rows_per_block: int,
+        decoder: str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder = folder
@@ -296,6 +302,7 @@ class ImageSource(Datasource):
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self.rows_per_block = rows_per_block
+        self.decoder = decoder
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -316,6 +323,7 @@ class ImageSource(Datasource):
                     max_bytes=self.max_bytes,
                     max_pixels=self.max_pixels,
                     rows_per_block=self.rows_per_block,
+                    decoder=self.decoder,
                 ),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
@@ -335,6 +343,7 @@ def read_images(
     max_bytes: int,
     max_pixels: int,
     rows_per_block: int,
+    decoder: str = DECODER,
 ) -> Iterator[pa.Table]:
     """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
     keep_freed_memory()
@@ -349,24 +358,27 @@ def read_images(
         for r in listed
     ]
     ready: list[DecodedRow] = []
-    ready_bytes = 0
-    for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
-        decoded = decode_row(row["ordinal"], row["uri"], fetched, max_pixels)
-        ready.append(decoded)
-        ready_bytes += 0 if isinstance(decoded.result, Failure) else decoded.result.nbytes
-        if len(ready) == rows_per_block or ready_bytes >= BLOCK_BYTES:
+    with borrowed_sandbox(
+        max_bytes=max_bytes, max_pixels=max_pixels, room_bytes=BLOCK_BYTES, decoder=decoder
+    ) as sandbox:
+        for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
+            ready.append(decode_row(row["ordinal"], row["uri"], fetched, sandbox.decode))
+            if len(ready) == rows_per_block or sandbox.is_full:
+                yield decoded_table(ready)
+                ready = []
+                sandbox.clear()
+        if ready:
             yield decoded_table(ready)
-            ready, ready_bytes = [], 0
-    if ready:
-        yield decoded_table(ready)
 
 
-def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: int) -> DecodedRow:
+def decode_row(
+    ordinal: int, uri: str, fetched: Fetched | Failure, decode: Callable[[bytes], Image | Failure]
+) -> DecodedRow:
     """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
     if isinstance(fetched, Failure):
         return DecodedRow(ordinal, uri, fetched)
     size = len(fetched.data)
-    image = decode(fetched.data, max_pixels=max_pixels)
+    image = decode(fetched.data)
     if isinstance(image, Failure):
         return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
@@ -375,7 +387,9 @@ def decode_row(ordinal: int, uri: str, fetched: Fetched | Failure, max_pixels: i
 class Worker:
     """A model worker: decoded images in, their rows written as one part of the journal. Ray keeps one a GPU or core."""
 
-    def __init__(self, model: Any, config: SegmentConfig, pool: Pool, folder: Folder, attempt: int) -> None:
+    def __init__(
+        self, model: Any, config: SegmentConfig, pool: Pool, folder: Folder, attempt: int, witness: Any
+    ) -> None:
         from raymask.model import Predictor
 
         self._predictor = Predictor(
@@ -389,16 +403,45 @@ class Worker:
         self._categories = [(c.id, c.name) for c in self._predictor.categories]
         self._folder = folder
         self._attempt = attempt
+        self._predict = Watched(self.predict, _RemoteWitness(witness))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """One row of counts, which is all that goes back to the driver."""
         images = pixels_of(decoded)
-        found = self._predictor(list(images.values()))
-        rows = part_table(decoded, dict(zip(images, found, strict=True)), self._categories)
+        ordinals = decoded.column("ordinal").to_pylist()
+        found = self._predict({ordinals[row]: pixels for row, pixels in images.items()})
+        rows = part_table(decoded, {row: found[ordinals[row]] for row in images}, self._categories)
         if rows.num_rows:
             write_part(self._folder, rows, self._attempt)
         failed = rows.num_rows - rows.column("error").null_count
         return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
+
+    def predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
+        """What the model finds in each. An error that the device does not recover from ends this process."""
+        import torch
+
+        try:
+            return self._predictor(images)
+        except torch.AcceleratorError:
+            # Nothing works on the device any more, not for this process. The next one is told at what it happened.
+            os._exit(DEVICE_FAULT)
+
+
+class _RemoteWitness:
+    """The witness, which is an actor of Ray's."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, numbers: Sequence[int]) -> dict[int, int]:
+        deaths: dict[int, int] = ray.get(self._actor.begin.remote(list(numbers)))
+        return deaths
+
+    def begin_alone(self, number: int) -> None:
+        ray.get(self._actor.begin_alone.remote(number))
+
+    def end(self, numbers: Sequence[int]) -> None:
+        self._actor.end.remote(list(numbers))  # nobody has to wait for that
 
 
 def _model_options(config: SegmentConfig) -> dict[str, Any]:

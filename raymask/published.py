@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from raymask.errors import OutputError
 from raymask.journal.run import Run
@@ -12,6 +12,12 @@ from raymask.storage import Folder
 
 INDEX_FILE = "raymask.json"
 FORMAT_VERSION = 1
+ASIDE = "_raymask/tables"  # where files lie that have replaced others
+
+
+def plain_path(table: str, number: int) -> str:
+    """Where readers that go by names find a shard."""
+    return f"{table}/part-{number:05d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,28 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """One range of ordinals, published. `source` is a hash of the journal's parts that it was made from."""
+    """One range of ordinals, published. source: a hash of the journal's parts that it was made from.
+
+    is_copied: of files that lie aside, whether those under the plain names are the same, as they are in the end.
+    """
 
     source: str
     images: PublishedFile
     instances: PublishedFile
     ok: int
     errors: dict[str, int]
+    is_copied: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.images.rows
+
+    @property
+    def is_aside(self) -> bool:
+        return self.images.path.startswith(f"{ASIDE}/")
+
+    def copied(self) -> Shard:
+        return replace(self, is_copied=True)
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,11 @@ class Published:
 
     journal: str
     shards: tuple[Shard, ...]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether readers that go by names find the same tables."""
+        return all(s.is_copied for s in self.shards if s.is_aside)
 
     @property
     def images(self) -> int:
@@ -80,7 +106,9 @@ class Published:
                 for name in ("images", "instances")
             },
             "journal": self.journal,
-            "shards": [{"source": s.source, "ok": s.ok, "errors": s.errors} for s in self.shards],
+            "shards": [
+                {"source": s.source, "ok": s.ok, "errors": s.errors, "is_copied": s.is_copied} for s in self.shards
+            ],
         }
         return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -88,15 +116,18 @@ class Published:
 def read_published(out: str) -> Published | None:
     """What an output has published; None before the first time. OutputError if `raymask.json` is damaged."""
     data = Folder(out).read_or_none(INDEX_FILE)
-    if data is None:
-        return None
+    return None if data is None else parse_published(data, out)
+
+
+def parse_published(data: bytes, out: str) -> Published:
+    """What the `raymask.json` of an output says; OutputError if it is damaged."""
     try:
         record = json.loads(data)
         files = [[PublishedFile(**f) for f in record["tables"][t]["files"]] for t in ("images", "instances")]
         shards = tuple(
-            Shard(s["source"], images, instances, s["ok"], s["errors"])
+            Shard(s["source"], images, instances, s["ok"], s["errors"], s.get("is_copied", False))
             for s, images, instances in zip(record["shards"], *files, strict=True)
         )
         return Published(record["journal"], shards)
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise OutputError(f"{out}/{INDEX_FILE} is damaged ({error}); run the segment command again") from error

@@ -1,9 +1,10 @@
 """From the journal to the two published tables.
 
 Ordinals are cut into shards of `images_per_file`; shard k becomes `images/part-k.parquet` and
-`instances/part-k.parquet`, and `raymask.json`, written last, says which files with which checksums make up the tables.
-Every name and every byte follows from the journal, so publishing can be killed and repeated, and a shard whose parts
-have not changed is not written again.
+`instances/part-k.parquet`, and `raymask.json` says which files with which checksums make up the tables. Every name and
+every byte follows from the journal, so publishing can be killed and repeated, and a shard whose parts have not changed
+is not written again. One that has changed is first written aside and named in `raymask.json` there; only then are the
+files under the plain names replaced, for readers that go by names. `protocol.next_step` decides what comes when.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,30 @@ import pyarrow.parquet as pq
 import ray
 
 from raymask.errors import OutputError
-from raymask.journal import Manifest, PartIndex, PartName, Run, journal_folder, read_parts, scan_parts
-from raymask.published import INDEX_FILE, Published, PublishedFile, Shard, read_published
+from raymask.journal import Manifest, Run, journal_folder, read_parts, scan_parts
+from raymask.protocol import (
+    Commit,
+    Copy,
+    Create,
+    Done,
+    Put,
+    ShardPlan,
+    Write,
+    files_of_shard,
+    next_step,
+    plan_shards,
+    rows_that_count,
+)
+from raymask.published import ASIDE, INDEX_FILE, Published, PublishedFile, Shard, parse_published, plain_path
 from raymask.schema import images_schema, with_footer
 from raymask.storage import Folder
 from raymask.tables import published_tables
 
 ROW_GROUP_ROWS = 65_536
 MAX_SHARDS_AT_ONCE = 64
+MAX_RIVALS = 10  # how often another run may publish in between
+
+T = TypeVar("T")
 
 
 def publish(
@@ -38,6 +55,18 @@ def publish(
 
     on_progress: called with (shards written, shards to write).
     """
+    for _ in range(MAX_RIVALS):
+        published = _publish_unless_overtaken(out, run, manifest, on_progress)
+        if published is not None:
+            return published
+    raise OutputError(f"other runs publish to {out} all the time; stop them, then run again")
+
+
+def _publish_unless_overtaken(
+    out: str, run: Run, manifest: Manifest, on_progress: Callable[[int, int], None]
+) -> Published | None:
+    """The same; None if another run has changed the index meanwhile, so that all has to be looked at anew."""
+    there, published = _read_index(out)
     index = scan_parts(manifest.folder, manifest.rows)
     missing = int((~index.done).sum())
     if missing:
@@ -45,56 +74,60 @@ def publish(
         raise OutputError(
             f"{missing} of {manifest.rows} images of {out} are not done (the first is number {first}); run again"
         )
-    before = read_published(out)
     fingerprint = index.fingerprint()
-    if before is not None and before.journal == fingerprint and before.images == manifest.rows:
-        return before
-    shards: dict[int, Shard] = dict(enumerate(before.shards if before else ()))
-    plans = [p for p in _plans(run, manifest, index) if p.number not in shards or shards[p.number].source != p.source]
-    write = ray.remote(publish_shard).options(num_cpus=0.5)
-    waiting: list[Any] = []
-    queue = iter(plans)
-    written = 0
-    on_progress(0, len(plans))
+    unchanged = published.journal == fingerprint and published.images == manifest.rows
+    plans = () if unchanged else tuple(plan_shards(manifest.rows, run.images_per_file, index.overlapping))
+    written: dict[int, Shard] = {}
+    copied: set[int] = set()
     while True:
-        # A bounded number of tasks in flight: neither the driver nor the store sees a million at once.
-        while len(waiting) < MAX_SHARDS_AT_ONCE and (plan := next(queue, None)) is not None:
-            waiting.append(write.remote(out, run, manifest, plan))
+        match next_step(plans, published.shards, written, copied):
+            case Write() as step:
+                known = published.shards
+                calls = (
+                    (out, run, manifest, plan, known[plan.number] if plan.number < len(known) else None)
+                    for plan in step.plans
+                )
+                for done, (number, shard) in enumerate(_on_the_cluster(publish_shard, calls), 1):
+                    written[number] = shard
+                    on_progress(done, len(step.plans))
+            case Commit(shards):
+                published = Published(fingerprint, shards)
+                data = published.to_json(run)
+                if not Folder(out).swap(INDEX_FILE, there, data):
+                    return None
+                there = data
+            case Copy(numbers):
+                copied.update(_on_the_cluster(copy_shard, ((out, n, published.shards[n]) for n in numbers)))
+            case Done():
+                return published
+
+
+def _read_index(out: str) -> tuple[bytes | None, Published]:
+    """`raymask.json` as it is and as it is understood; a damaged one holds nothing, and is written anew."""
+    there = Folder(out).read_or_none(INDEX_FILE)
+    nothing = Published("", ())
+    try:
+        return there, nothing if there is None else parse_published(there, out)
+    except OutputError:
+        return there, nothing
+
+
+def _on_the_cluster(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """call(*each) as Ray tasks, as they end. Few at a time: neither the driver nor the store sees a million at once."""
+    task = ray.remote(call).options(num_cpus=0.5)
+    waiting: list[Any] = []
+    queue = iter(arguments)
+    while True:
+        while len(waiting) < MAX_SHARDS_AT_ONCE and (each := next(queue, None)) is not None:
+            waiting.append(task.remote(*each))
         if not waiting:
-            break
+            return
         ready, waiting = ray.wait(waiting)
-        for number, shard in ray.get(ready):
-            shards[number] = shard
-            written += 1
-            on_progress(written, len(plans))
-    published = Published(fingerprint, tuple(shards[k] for k in sorted(shards)))
-    Folder(out).put(INDEX_FILE, published.to_json(run))
-    return published
+        yield from ray.get(ready)
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """Ordinals first .. stop - 1, and the parts that may hold them."""
-
-    number: int
-    first: int
-    stop: int
-    parts: tuple[PartName, ...]
-
-    @property
-    def source(self) -> str:
-        text = f"{self.first}-{self.stop}\n" + "\n".join(str(p) for p in self.parts)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plans(run: Run, manifest: Manifest, index: PartIndex) -> Iterator[ShardPlan]:
-    for number, first in enumerate(range(0, manifest.rows, run.images_per_file)):
-        stop = min(first + run.images_per_file, manifest.rows)
-        yield ShardPlan(number, first, stop, tuple(index.overlapping(first, stop)))
-
-
-def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan) -> tuple[int, Shard]:
-    """Write the two files of one shard."""
+def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan, before: Shard | None) -> tuple[int, Shard]:
+    """Write the two files of one shard. before: the shard of this number in the index, None if there is none."""
     rows = resolve_overlaps(journal_folder(out), plan)
     if rows.num_rows != plan.stop - plan.first:
         raise OutputError(f"shard {plan.number} of {out} has {rows.num_rows} rows, {plan.stop - plan.first} are meant")
@@ -106,38 +139,66 @@ def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan) -> tu
         )
     images, instances = published_tables(rows, listed)
     counts = Counter(e for e in rows.column("error").to_pylist() if e is not None)
-    name = f"part-{plan.number:05d}.parquet"
     images = images.cast(with_footer(images_schema(user_fields), run.footer("images")))
     instances = instances.cast(with_footer(instances.schema, run.footer("instances")))
+    tables = {"images": images, "instances": instances}
+    files = {table: _parquet_bytes(rows) for table, rows in tables.items()}
+    sha256 = {table: hashlib.sha256(data).hexdigest() for table, data in files.items()}
+    if before is not None and sha256 == {"images": before.images.sha256, "instances": before.instances.sha256}:
+        return plan.number, replace(before, source=plan.source)
+    plain = {table: plain_path(table, plan.number) for table in tables}
+    aside = {table: f"{ASIDE}/{table}-{plan.number:05d}-{sha256[table][:16]}.parquet" for table in tables}
+    paths = _carry_out(Folder(out), files_of_shard(plain, aside, files, before is not None))
+    entries = {
+        table: PublishedFile(paths[table], tables[table].num_rows, len(data), sha256[table])
+        for table, data in files.items()
+    }
     return plan.number, Shard(
         source=plan.source,
-        images=_put(out, f"images/{name}", images),
-        instances=_put(out, f"instances/{name}", instances),
+        images=entries["images"],
+        instances=entries["instances"],
         ok=rows.num_rows - counts.total(),
         errors=dict(sorted(counts.items())),
     )
 
 
+def _carry_out(folder: Folder, writes: Generator[Put[bytes] | Create[bytes], bool, T]) -> T:
+    """Do the writes as they come; returns what they return in the end."""
+    answer = False
+    try:
+        write = next(writes)
+        while True:
+            match write:
+                case Create(name, data):
+                    answer = folder.create(name, data)
+                case Put(name, data):
+                    folder.put(name, data)
+            write = writes.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def copy_shard(out: str, number: int, shard: Shard) -> int:
+    """Put the files of a shard that lie aside under their plain names too; returns its number."""
+    for table, file in (("images", shard.images), ("instances", shard.instances)):
+        Folder(out).put(plain_path(table, number), Folder(out).read(file.path))
+    return number
+
+
 def resolve_overlaps(folder: Folder, plan: ShardPlan) -> pa.Table:
     """One journal row for each ordinal of the shard, by ordinal: the one that counts, see `by_precedence`."""
     tables = list(read_parts(folder, plan.parts))
-    rows = pa.concat_tables([t.select(["ordinal", "error"]) for t in tables])
-    ordinals = rows.column("ordinal").to_numpy()
-    rank = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
-    failed = rows.column("error").is_valid().to_numpy()
-    order = np.lexsort((rank, failed, ordinals))
-    ascending = ordinals[order]
-    first = np.concatenate([[True], ascending[1:] != ascending[:-1]])
-    inside = (ascending >= plan.first) & (ascending < plan.stop)
-    chosen = order[first & inside]
-    starts = np.cumsum([0, *(t.num_rows for t in tables)])
+    columns = ((t.column("ordinal").to_numpy(), t.column("error").is_null().to_numpy()) for t in tables)
+    table_of, row_of = rows_that_count(plan.first, plan.stop, columns)
+    found = np.flatnonzero(table_of >= 0)
     # Part by part, for the masks of all rows may be more text than one Arrow array can hold.
-    runs = np.split(chosen, np.flatnonzero(np.diff(rank[chosen])) + 1) if len(chosen) else []
-    taken = [tables[rank[run[0]]].take(pa.array(run - starts[rank[run[0]]])) for run in runs]
+    runs = np.split(found, np.flatnonzero(np.diff(table_of[found])) + 1) if len(found) else []
+    taken = [tables[table_of[run[0]]].take(pa.array(row_of[run])) for run in runs]
     return pa.concat_tables([tables[0].slice(0, 0), *taken])
 
 
-def _put(out: str, path: str, table: pa.Table) -> PublishedFile:
+def _parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     # Statistics serve to skip row groups; of an RLE they would only cost.
     columns = [p for p in _leaf_paths(table.schema) if not p.startswith("mask.")]
@@ -150,9 +211,7 @@ def _put(out: str, path: str, table: pa.Table) -> PublishedFile:
         write_statistics=columns,
         write_page_index=True,
     )
-    data = sink.getvalue()
-    Folder(out).put(path, data)
-    return PublishedFile(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    return sink.getvalue()
 
 
 def _leaf_paths(schema: pa.Schema) -> list[str]:

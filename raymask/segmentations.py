@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from raymask.masks import validate_rle
+from raymask.masks import checked_size, validate_rle
 
 MAX_POLYGON_COORDINATE = 1e6  # pycocotools allocates memory for every pixel along a polygon
 
 
 def to_rle(segmentation: Any, size_hw: tuple[int, int]) -> dict[str, Any]:
     """Polygons, runs or a compressed RLE as compressed RLE of `size_hw`; ValueError if they are malformed."""
-    height, width = size_hw
+    height, width = checked_size(size_hw)
     if isinstance(segmentation, list):
         if not segmentation:
             raise ValueError("segmentation is an empty list")

@@ -47,7 +47,12 @@ def status(out: str) -> Status:
     manifest = Manifest.read(folder)
     index = scan_parts(folder, manifest.rows)
     tables = read_published(out)
-    current = tables is not None and tables.journal == index.fingerprint() and tables.images == manifest.rows
+    current = (
+        tables is not None
+        and tables.journal == index.fingerprint()
+        and tables.images == manifest.rows
+        and tables.is_settled
+    )
     if tables is not None and current:
         ok, errors = tables.ok, tables.errors
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import random
@@ -69,6 +70,7 @@ _FINAL_NAMES = (_CREDENTIAL_ERRORS - {"CredentialRetrievalError"}) | {
     "InvalidURL",
 }
 _REFUSALS = frozenset({"InvalidToken", "TokenRefreshRequired"})  # s3fs takes these for an invalid argument
+_UNKNOWN_TO_STORE = "NotImplemented"
 _BUSY_STATUSES = frozenset({408, 425, 429})
 
 
@@ -182,6 +184,8 @@ def is_transient(error: BaseException) -> bool:
         if status is not None:
             return status >= 500 or status in _BUSY_STATUSES
         return type(error).__name__ not in _FINAL_NAMES
+    if _s3_code(error) == _UNKNOWN_TO_STORE:
+        return False
     # Without a number it is no error of the system but a library's word about the data.
     return isinstance(error, OSError) and error.errno is not None and error.errno not in _FINAL_ERRNOS
 
@@ -267,16 +271,18 @@ class Folder:
         else:
             retried(lambda: fs.pipe_file(path, data))
 
-    def put_if_absent(self, name: str, data: bytes) -> bytes:
-        """Create the object unless it is there; returns what it holds now, ours or another writer's.
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the object whole unless there is one; whether it holds just `data` now.
 
-        The object is read back in either case: a store whose answer was lost refuses the retry of its own success.
+        What is there is read back before another writer is believed in: a store whose answer was lost refuses the
+        retry of its own success.
         """
         fs, path = self._place(name)
         if is_local(fs):
             with _temporary(path, data) as temporary, contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
-            return self.read(name)
+                return True
+            return self.read(name) == data
         try:
             retried(lambda: fs.pipe_file(path, data, mode="create"))
         except OSError:
@@ -284,8 +290,45 @@ class Folder:
             there = self.read_or_none(name)
             if there is None:
                 raise
-            return there
+            return there == data
+        return True
+
+    def put_if_absent(self, name: str, data: bytes) -> bytes:
+        """Create the object unless it is there; returns what it holds now, ours or another writer's."""
+        self.create(name, data)
         return self.read(name)
+
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Write the object whole if it still holds `old` (None: if there is none); whether it holds `new` now.
+
+        In one step locally and on S3. On stores that know no `If-Match` it is looked at and then written, and another
+        writer can come between.
+        """
+        if old is None:
+            return self.create(name, new)
+        fs, path = self._place(name)
+        if is_local(fs):
+            with _locked(os.path.dirname(path)):
+                if self.read_or_none(name) != old:
+                    return False
+                self.put(name, new)
+                return True
+        try:
+            version = stat(self.url_of(name)).etag  # before it is read: should another come between, this is refused
+        except FileNotFoundError:
+            return False
+        if self.read_or_none(name) != old:
+            return False
+        try:
+            retried(lambda: fs.pipe_file(path, new, **({"IfMatch": f'"{version}"'} if is_s3(fs) else {})))
+        except OSError as error:
+            there = self.read_or_none(name)  # as in `create`
+            if there != old:
+                return there == new
+            if _s3_code(error) != _UNKNOWN_TO_STORE:
+                raise
+            self.put(name, new)
+        return True
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(name, bytes) of every object directly in `prefix`, by name; nothing where the folder does not exist."""
@@ -324,6 +367,18 @@ def _files_in(folder: str) -> Iterator[tuple[str, int]]:
             with contextlib.suppress(FileNotFoundError):  # the temporary name of a put that ended just now
                 if entry.is_file():
                     yield entry.name, entry.stat().st_size
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """`folder` locked against others who do the same; the kernel unlocks it for those who die."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -143,7 +143,8 @@ def footer_schema() -> dict[str, Any]:
 
 def index_schema() -> dict[str, Any]:
     def files_of(table: str) -> dict[str, Any]:
-        path = {"type": "string", "pattern": rf"^{table}/part-[0-9]{{5,}}\.parquet$"}
+        plain, aside = rf"{table}/part-[0-9]{{5,}}", rf"_raymask/tables/{table}-[0-9]{{5,}}-[0-9a-f]{{16}}"
+        path = {"type": "string", "pattern": rf"^({plain}|{aside})\.parquet$"}
         file = record({"path": path, "rows": COUNT, "bytes": POSITIVE, "sha256": SHA256})
         return record({"rows": COUNT, "files": {"type": "array", "minItems": 1, "items": file}})
 
@@ -164,7 +165,9 @@ def index_schema() -> dict[str, Any]:
                 "shards": {
                     "type": "array",
                     "minItems": 1,
-                    "items": record({"source": SHA256, "ok": COUNT, "errors": ERROR_COUNTS}),
+                    "items": record(
+                        {"source": SHA256, "ok": COUNT, "errors": ERROR_COUNTS, "is_copied": {"type": "boolean"}}
+                    ),
                     "description": "The writer's own: one for each pair of files, in their order.",
                 },
             }

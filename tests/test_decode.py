@@ -688,12 +688,36 @@ def test_interrupts_pass_through(monkeypatch: pytest.MonkeyPatch, interrupt: typ
 
 @pytest.mark.parametrize("name", ["_inner_pixels", "_tile_pixels", "_pixels"])
 def test_own_bugs_are_not_taken_for_bad_data(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def bug(_: object) -> None:
+    def bug(*_: object) -> None:
         raise ValueError("bug")
 
     monkeypatch.setattr(raymask.decode, name, bug)
     with pytest.raises(ValueError, match="bug"):
         decode(encoded(photo(), "PNG"), max_pixels=MAX_PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "I;16", "F"])
+def test_pixels_go_where_they_are_wanted(mode: str) -> None:
+    data = encoded(photo(mode) if mode != "I;16" else PIL.Image.new("I;16", (8, 6), 30_000), "TIFF")
+    room = np.full(6000, 7, np.uint8)
+    image, expected = decode(data, max_pixels=2000, out=room), decode(data, max_pixels=2000)
+    assert isinstance(image, Image) and isinstance(expected, Image)
+    np.testing.assert_array_equal(image.pixels, expected.pixels)
+    assert np.shares_memory(image.pixels, room)
+    assert image.pixels.flags.c_contiguous and expected.pixels.flags.writeable
+    np.testing.assert_array_equal(room[: image.pixels.size], expected.pixels.reshape(-1))
+    assert (room[image.pixels.size :] == 7).all()
+
+
+@pytest.mark.parametrize("name", ["_load_upright", "_pixels"])
+def test_too_little_memory_is_told_from_bad_data(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def give_up(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(raymask.decode, name, give_up)
+    result = decode(encoded(photo(), "PNG"), max_pixels=MAX_PIXELS)
+    assert isinstance(result, Failure)
+    assert result.kind is ErrorKind.OUT_OF_MEMORY
 
 
 # --- warnings and threads ---------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from raymask.journal import (
     Lease,
     Manifest,
     NewRows,
-    PartName,
     Run,
     create_run,
     read_chunk,
@@ -35,6 +34,7 @@ from raymask.journal import (
 )
 from raymask.journal import lease as leases
 from raymask.journal.manifest import CHUNK_ROWS, SeenIds
+from raymask.protocol import PartName
 from raymask.schema import PART, image_id
 from raymask.sources.stream import LISTED
 from raymask.storage import Folder
@@ -86,12 +86,15 @@ def test_other_files_are_no_parts(name: str) -> None:
     assert PartName.parse(name) is None
 
 
-def test_a_part_written_again_overwrites_itself(tmp_path: Path) -> None:
+def test_a_part_written_again_stays_as_it_is(tmp_path: Path) -> None:
+    """Also where a worker that was thought dead comes by later, and found its images gone."""
     folder = Folder(str(tmp_path))
     one = write_part(folder, part_rows([5, 3, 4]), 0)
-    again = write_part(folder, part_rows([3, 4, 5]), 0)
+    before = folder.read(f"parts/{one}")
+    again = write_part(folder, part_rows([3, 4, 5], "not_found"), 0)
     assert one == again
     assert [n for n, _ in folder.list("parts")] == [f"parts/{one}"]
+    assert folder.read(f"parts/{one}") == before
     assert scan_parts(folder, 7).done.tolist() == [False, False, False, True, True, True, False]
 
 
@@ -116,6 +119,17 @@ def test_scan_reads_only_parts_with_gaps(tmp_path: Path, monkeypatch: pytest.Mon
     assert index.overlapping(7, 8) == []
 
 
+def test_parts_of_images_listed_later_are_passed_over(tmp_path: Path) -> None:
+    """By whoever has read the manifest before another run added to it."""
+    folder = Folder(str(tmp_path))
+    write_part(folder, part_rows([1, 2, 3, 4]), 0)
+    write_part(folder, part_rows([4, 6], "corrupt"), 0)
+    index = scan_parts(folder, 3)
+    assert index.done.tolist() == [False, True, True]
+    outcomes = read_outcomes(folder, index)
+    assert (outcomes.ok, outcomes.errors) == (2, {})
+
+
 def test_an_empty_journal(tmp_path: Path) -> None:
     index = scan_parts(Folder(str(tmp_path)), 3)
     assert (index.parts, index.attempt, index.done.tolist()) == ((), 0, [False] * 3)
@@ -138,14 +152,16 @@ def test_what_counts_does_not_depend_on_the_order_of_arrival(
 
 
 def check_what_counts(folder: Folder, writes: list[tuple[list[int], str | None, int]]) -> None:
-    # Two parts of one name are one object: the later put is what is there.
-    last = {write_part(folder, part_rows(sorted(ordinals), kind), attempt): kind for ordinals, kind, attempt in writes}
+    there: dict[PartName, str | None] = {}
+    for ordinals, kind, attempt in writes:
+        # Two parts of one name are one object: the first one stays.
+        there.setdefault(write_part(folder, part_rows(sorted(ordinals), kind), attempt), kind)
     index = scan_parts(folder, 10)
     outcomes = read_outcomes(folder, index)
     for ordinal in range(10):
         holders = [
             (kind is not None, -name.attempt, name, kind)
-            for name, kind in last.items()
+            for name, kind in there.items()
             if ordinal in (scan_parts_of(folder, name))
         ]
         if not holders:

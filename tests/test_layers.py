@@ -15,9 +15,9 @@ ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
     {"errors", "s3"},
-    {"config", "schema", "storage", "masks", "progress"},
+    {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
-    {"sources", "journal", "cluster"},
+    {"sources", "journal", "cluster", "sandbox"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},

@@ -34,8 +34,9 @@ import raymask
 from raymask.errors import ErrorKind, Failure, OutputError
 from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts, write_part
 from raymask.masks import EncodedMasks, encode
+from raymask.protocol import ShardPlan
 from raymask.published import INDEX_FILE, Published, read_published
-from raymask.publishing import ShardPlan, publish_shard
+from raymask.publishing import publish_shard
 from raymask.schema import IMAGES, INSTANCES, MANIFEST, footer_of, image_id, images_schema
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table
@@ -167,7 +168,7 @@ def write_output(out: str, listed: list[Row], part: pa.Table) -> None:
     for number, first in enumerate(range(0, manifest.rows, run.images_per_file)):
         stop = min(first + run.images_per_file, manifest.rows)
         plan = ShardPlan(number, first, stop, tuple(index.overlapping(first, stop)))
-        shards.append(publish_shard(out, run, manifest, plan)[1])
+        shards.append(publish_shard(out, run, manifest, plan, None)[1])
     Folder(out).put(INDEX_FILE, Published(index.fingerprint(), tuple(shards)).to_json(run))
 
 

@@ -299,9 +299,12 @@ INDEX_FAULTS: list[tuple[str, Any]] = [
     ("tables.images.files.0.path", "instances/part-00000.parquet"),
     ("tables.images.files.0.path", "/images/part-00000.parquet"),
     ("tables.images.files.0.path", "images/part-0.parquet"),
+    ("tables.images.files.0.path", "_raymask/parts/images-00000-0123456789abcdef.parquet"),
+    ("tables.images.files.0.path", "_raymask/tables/instances-00000-0123456789abcdef.parquet"),
     ("tables.images.files.0.sha256", DROP),
     ("tables.instances.rows", 1.5),
     ("shards.0.errors.unlucky", 1),
+    ("shards.0.is_copied", DROP),
 ]
 
 

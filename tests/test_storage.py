@@ -319,6 +319,76 @@ def test_put_if_absent_refused(store: Store) -> None:
         Folder(store.url).put_if_absent("refused", b"ours")
 
 
+def test_create_tells_whether_it_holds_just_that(folder: Folder) -> None:
+    assert folder.create("a/x", b"first")
+    assert folder.create("a/x", b"first")
+    assert not folder.create("a/x", b"second")
+    assert folder.read("a/x") == b"first"
+
+
+def test_swap_only_where_it_still_holds_what_was_read(folder: Folder) -> None:
+    assert folder.swap("x", None, b"1")
+    assert not folder.swap("x", None, b"2")
+    assert not folder.swap("x", b"0", b"2")
+    assert folder.read("x") == b"1"
+    assert folder.swap("x", b"1", b"2")
+    assert folder.read("x") == b"2"
+    assert not folder.swap("absent", b"1", b"2")
+    assert [name for name, _ in folder.list()] == ["x"]
+
+
+def test_of_swaps_at_once_one_wins(folder: Folder) -> None:
+    writers = 8
+    folder.put("x", b"before")
+    start = threading.Barrier(writers)
+
+    def swap(number: int) -> bool:
+        start.wait()
+        return folder.swap("x", b"before", b"writer %d" % number)
+
+    with ThreadPoolExecutor(writers) as pool:
+        told = list(pool.map(swap, range(writers)))
+    assert told.count(True) == 1
+    assert folder.read("x") == b"writer %d" % told.index(True)
+
+
+def test_a_swap_is_refused_where_another_came_between(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = Folder(store.url), Folder.read_or_none
+    folder.put("x", b"old")
+
+    def read_late(self: Folder, name: str) -> bytes | None:
+        data = read(self, name)
+        store.put("x", b"theirs")
+        return data
+
+    monkeypatch.setattr(Folder, "read_or_none", read_late)
+    assert not folder.swap("x", b"old", b"ours")
+    assert folder.read("x") == b"theirs"
+
+
+def test_swap_after_a_lost_answer(store: Store, waits_s: list[float]) -> None:
+    folder = Folder(store.url)
+    folder.put("x", b"old")
+    store.fault, store.lose_answers = fail_first("PUT", 500, "InternalError"), True
+    assert folder.swap("x", b"old", b"ours")
+
+
+def test_a_swap_where_the_store_knows_no_conditions(store: Store) -> None:
+    folder = Folder(store.url)
+    folder.put("x", b"old")
+    store.fault = fail_first("PUT", 501, "NotImplemented")
+    assert folder.swap("x", b"old", b"ours")
+    assert folder.read("x") == b"ours"
+    assert store.count("PUT") == 3
+
+
+def test_a_swap_that_is_forbidden_is_an_error(store: Store) -> None:
+    store.put("x", b"old")
+    store.fault = lambda request: (403, "AccessDenied") if request.method == "PUT" else None
+    with pytest.raises(PermissionError):
+        Folder(store.url).swap("x", b"old", b"ours")
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 

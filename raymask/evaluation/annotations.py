@@ -44,7 +44,7 @@ def read_annotations(url: str) -> Annotations:
         record = json.loads(retried(lambda: fs.cat_file(path)))
     except OSError as error:
         raise ConfigError(f"cannot read annotations {url!r}: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"annotations {url!r} are not JSON: {error}") from error
 
     def entries(key: str, parse: Callable[[Any], T]) -> list[T]:
@@ -64,7 +64,7 @@ def read_annotations(url: str) -> Annotations:
 def _parsed(entry: Any, parse: Callable[[Any], T], where: str) -> T:
     try:
         return parse(entry)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{where} is malformed: {what}") from error
 

@@ -64,7 +64,7 @@ def _result(row: Mapping[str, Any], image_id: int) -> dict[str, Any]:
     mask = row["mask"]
     try:
         validate_rle(mask["size"], mask["counts"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # also where the mask is null
         raise OutputError(f"the mask of instance {row['instance']} of {row['uri']!r} is malformed: {error}") from error
     return {
         "image_id": image_id,

@@ -12,7 +12,7 @@ and a little shorter. Nothing here deletes.
 
 from raymask.journal.lease import Lease
 from raymask.journal.manifest import Listing, Manifest, NewRows, read_chunk
-from raymask.journal.parts import PartIndex, PartName, read_outcomes, read_parts, scan_parts, write_part
+from raymask.journal.parts import PartIndex, read_outcomes, read_parts, scan_parts, write_part
 from raymask.journal.run import Run, create_run, journal_folder, read_run
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "Manifest",
     "NewRows",
     "PartIndex",
-    "PartName",
     "Run",
     "create_run",
     "journal_folder",

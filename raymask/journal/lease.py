@@ -107,7 +107,7 @@ def read_holder(folder: Folder) -> Holder | None:
     try:
         record: dict[str, Any] = json.loads(data)
         return Holder(str(record["owner"]), str(record["host"]), int(record["pid"]), float(record["expires_at"]))
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
         return None  # half a lease is no lease
 
 

@@ -252,5 +252,5 @@ def _parse(data: bytes, folder: Folder) -> Listing:
         record = json.loads(data)
         files = tuple(ManifestFile(**f) for f in record["files"])
         return Listing(int(record["number"]), record["source"], files)
-    except (ValueError, TypeError, KeyError) as error:
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise OutputError(f"a listing in {folder.url}/{FOLDER} is damaged ({error}); choose another --out") from error

@@ -1,14 +1,13 @@
 """Parts: finished images, a few hundred at a time, each part one immutable object whose existence is its commit.
 
 A part's name says its attempt, first ordinal and number of rows, and ends in a hash of its ordinals. A block that is
-tried again overwrites itself, and of a part without gaps the name alone tells which images it holds.
+tried again finds itself there, and of a part without gaps the name alone tells which images it holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,49 +20,24 @@ from numpy.typing import NDArray
 
 from raymask.errors import ErrorKind
 from raymask.fetch import ahead
+from raymask.protocol import PartName, by_precedence, counts_over
 from raymask.storage import Folder, resolve
 
 FOLDER = "parts"
 READERS = 16
 
-_PATTERN = re.compile(r"(\d{4})-(\d{12})-(\d{7})-([0-9a-f]{16})\.parquet")
-
-
-@dataclass(frozen=True, order=True)
-class PartName:
-    """attempt: 0, and one more for each time that failed images were tried again."""
-
-    attempt: int
-    first_ordinal: int
-    rows: int
-    digest: str
-
-    @staticmethod
-    def of(ordinals: NDArray[np.int64], attempt: int) -> PartName:
-        """The name of a part that holds these ordinals, ascending and at least one."""
-        return PartName(attempt, int(ordinals[0]), len(ordinals), _digest(ordinals))
-
-    @staticmethod
-    def parse(name: str) -> PartName | None:
-        match = _PATTERN.fullmatch(name)
-        return match and PartName(int(match[1]), int(match[2]), int(match[3]), match[4])
-
-    def __str__(self) -> str:
-        return f"{self.attempt:04d}-{self.first_ordinal:012d}-{self.rows:07d}-{self.digest}.parquet"
-
-    def ordinals_if_contiguous(self) -> NDArray[np.int64] | None:
-        """The ordinals, if they follow each other; None if only the file knows them."""
-        ordinals = np.arange(self.first_ordinal, self.first_ordinal + self.rows, dtype=np.int64)
-        return ordinals if _digest(ordinals) == self.digest else None
-
 
 def write_part(folder: Folder, rows: pa.Table, attempt: int) -> PartName:
-    """Put rows of schema `PART` into the journal, sorted by ordinal, in one atomic put."""
+    """Add rows of schema `PART` to the journal, sorted by ordinal, as one object.
+
+    Where a part of these ordinals and this attempt is there already, it stays: what was done once stays done, even if
+    a worker that was thought dead comes by later and could not read its images.
+    """
     rows = rows.sort_by("ordinal")
     name = PartName.of(rows.column("ordinal").to_numpy(), attempt)
     sink = io.BytesIO()
     pq.write_table(rows, sink, compression="zstd", write_statistics=False)
-    folder.put(f"{FOLDER}/{name}", sink.getvalue())
+    folder.create(f"{FOLDER}/{name}", sink.getvalue())
     return name
 
 
@@ -91,15 +65,6 @@ class PartIndex:
         return hashlib.sha256("\n".join(sorted(str(name) for name, _ in self.parts)).encode()).hexdigest()
 
 
-def by_precedence(names: Iterable[PartName]) -> list[PartName]:
-    """Parts in the order in which they count: the latest attempt first, then by name.
-
-    Where several parts hold an image (a retry of failed images, a part of a dead run that arrived late), its first row
-    that is ok counts, or its first row if none is: the same row whatever the order in which the parts arrived.
-    """
-    return sorted(names, key=lambda name: (-name.attempt, name))
-
-
 def scan_parts(folder: Folder, total: int) -> PartIndex:
     """The parts there are, and which of the ordinals 0 .. total - 1 they hold. Mostly from names alone."""
     names = [parsed for name, _ in folder.list(FOLDER) if (parsed := PartName.parse(name.rsplit("/", 1)[-1]))]
@@ -107,8 +72,8 @@ def scan_parts(folder: Folder, total: int) -> PartIndex:
     parts = []
     with ThreadPoolExecutor(READERS) as pool:
         for name, ordinals in ahead(pool, lambda n: _ordinals(folder, n), names, 2 * READERS):
-            # Ordinals beyond the manifest cannot be: a part is written of manifest rows only.
-            done[ordinals] = True
+            # Another run may have listed more since the manifest was read.
+            done[ordinals[: np.searchsorted(ordinals, total)]] = True
             parts.append((name, int(ordinals[-1])))
     return PartIndex(tuple(parts), done)
 
@@ -157,8 +122,10 @@ def read_outcomes(folder: Folder, index: PartIndex) -> Outcomes:
     code = np.full(len(index.done), NOT_DONE, np.int8)
     for place, table in enumerate(read_parts(folder, names, ["ordinal", "error"])):
         ordinals = table.column("ordinal").to_numpy()
-        found = np.array([_CODES[error] for error in table.column("error").to_pylist()], np.int8)
-        better = (code[ordinals] == NOT_DONE) | ((code[ordinals] > OK) & (found == OK))
+        ordinals = ordinals[: np.searchsorted(ordinals, len(code))]  # as in `scan_parts`
+        found = np.array([_CODES[error] for error in table.column("error").to_pylist()[: len(ordinals)]], np.int8)
+        before = code[ordinals]
+        better = counts_over(before != NOT_DONE, before == OK, found == OK)
         part[ordinals[better]] = place
         code[ordinals[better]] = found[better]
     return Outcomes(tuple(names), part, code)
@@ -174,7 +141,3 @@ def _ordinals(folder: Folder, name: PartName) -> NDArray[np.int64]:
 def _open(folder: Folder, name: PartName) -> pq.ParquetFile:
     fs, path = resolve(folder.url_of(f"{FOLDER}/{name}"))
     return pq.ParquetFile(fs.open(path, "rb"))
-
-
-def _digest(ordinals: NDArray[np.int64]) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(ordinals, "<i8").data, digest_size=8).hexdigest()

@@ -101,6 +101,7 @@ def _parse(data: bytes, out: str) -> Run:
                 f"{out} has journal format {version}, this raymask writes {FORMAT_VERSION}; use its version"
             )
         record["categories"] = tuple((int(id), str(name)) for id, name in record["categories"])
+        record["thresholds"] = dict(record["thresholds"])
         return Run(**record)
-    except (ValueError, TypeError, KeyError) as error:
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise OutputError(f"{out}/_raymask/{RUN_FILE} is damaged ({error}); choose another --out") from error

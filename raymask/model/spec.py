@@ -93,7 +93,7 @@ class ModelSpec:
             )
         except ConfigError:
             raise
-        except (ValueError, TypeError, KeyError) as error:
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ConfigError(f"{where} is not a model description: {what}") from error
         return spec, sha256

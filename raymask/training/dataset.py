@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from raymask.errors import ConfigError, OutputError
-from raymask.masks import validate_rle
+from raymask.masks import checked_size, validate_rle
 from raymask.model import Category
 from raymask.output import Masks
 from raymask.published import INDEX_FILE
@@ -49,6 +49,8 @@ ROWS = pa.schema(
     ]
 )
 
+MAX_JSON_DEPTH = 10_000  # ijson takes the square of it
+JSON_BLOCK_BYTES = 16 * 1024 * 1024
 MIN_BOX_SIDE = 1e-3  # pixels; the logarithm of a box's width is what the network learns
 BATCH_ROWS = 10_000
 
@@ -107,8 +109,9 @@ def read_rows(data: str, images: str | None) -> AnnotatedRows:
 def _read_coco(url: str, images: str | None) -> AnnotatedRows:
     problems: Counter[str] = Counter()
     anchored = anchor(images or url.rpartition("/")[0] or ".")
+    _check_depth(url)
     categories = _coco_categories(url, problems)
-    label_of = {category.id: label for label, category in enumerate(categories, 1)}
+    label_of: dict[Any, int] = {category.id: label for label, category in enumerate(categories, 1)}
     uris: list[str] = []
     sizes_hw: list[tuple[int, int]] = []
     row_of: dict[Any, int] = {}
@@ -129,14 +132,14 @@ def _read_coco(url: str, images: str | None) -> AnnotatedRows:
     objects = _Objects(problems)
     seen: set[Any] = set()
     for entry in _entries(url, "annotations"):
-        number = entry.get("id")
+        number = _number(entry, "id")
         if number is None:
             problems["annotations without id, kept"] += 1
         elif number in seen:
             problems["annotations with an id used before, left out"] += 1
             continue
         seen.add(number)
-        row, label = row_of.get(entry.get("image_id", -1)), label_of.get(entry.get("category_id", -1))
+        row, label = row_of.get(_number(entry, "image_id")), label_of.get(_number(entry, "category_id"))
         if row is None:
             problems["annotations of images that are not listed, left out"] += 1
         elif label is None:
@@ -165,7 +168,7 @@ def _add_coco(objects: _Objects, row: int, label: int, entry: Mapping[str, Any],
     try:
         rle = to_rle(segmentation, size_hw)
         bbox = [float(value) for value in entry.get("bbox") or coco_mask.toBbox(rle)]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         objects.problems["malformed segmentations or boxes, left out"] += 1
         return
     if isinstance(segmentation, list) and any(_reaches_out(polygon, size_hw) for polygon in segmentation):
@@ -178,6 +181,12 @@ def _add_coco(objects: _Objects, row: int, label: int, entry: Mapping[str, Any],
     objects.add(row, label, (x, y, x + width, y + height), counts, size_hw)
 
 
+def _number(entry: Mapping[str, Any], key: str) -> Any:
+    """A value that can be looked up; None where there is none, or a list or an object instead."""
+    value = entry.get(key)
+    return None if isinstance(value, list | dict) else value
+
+
 def _reaches_out(polygon: list[float], size_hw: tuple[int, int]) -> bool:
     """By more than the pixel that rounding may make."""
     xy = np.asarray(polygon, np.float64).reshape(-1, 2)
@@ -185,8 +194,23 @@ def _reaches_out(polygon: list[float], size_hw: tuple[int, int]) -> bool:
 
 
 def _size_hw(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+    try:
+        return checked_size((image.get("height"), image.get("width")))
+    except ValueError:
+        return None
+
+
+def _check_depth(url: str) -> None:
+    """ConfigError if a JSON file is nested so deeply that it would take for ever to read; brackets in text count."""
+    fs, path = resolve(url)
+    depth = 0
+    with said_plainly(url, "a COCO annotation file"), fs.open(path, "rb") as file:
+        while block := file.read(JSON_BLOCK_BYTES):
+            letters = np.frombuffer(block, np.uint8) & ~np.uint8(0x20)  # [ and { become one, and ] and }
+            depths = depth + np.cumsum((letters == ord("[")).astype(np.int8) - (letters == ord("]")), dtype=np.int64)
+            if depths.max() > MAX_JSON_DEPTH:
+                raise ConfigError(f"{url} is nested more than {MAX_JSON_DEPTH} deep, so it is no COCO annotation file")
+            depth = int(depths[-1])
 
 
 def _entries(url: str, key: str) -> Iterator[dict[str, Any]]:
