@@ -77,14 +77,18 @@ def test_status_and_clean(segmented: tuple[Outcome, Path, Path], capsys: pytest.
     assert not (out / "images" / ".tmp-123").exists()
 
 
-def test_too_many_failed_images_give_exit_code_2(segmented: tuple[Outcome, Path, Path], model_folder: str) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_too_many_failed_images_give_exit_code_2(
+    segmented: tuple[Outcome, Path, Path], model_folder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     _, source, out = segmented
-    command = ("segment", str(source), "--out", str(out), "--weights", model_folder)
-    assert raymask(*command, "--max-failed", "2").returncode == 0
-    strict = raymask(*command, "--max-failed", "1", "--quiet")
-    assert strict.returncode == 2
-    assert strict.stderr == "raymask: 2 images failed, --max-failed is 1\n"
-    assert strict.stdout == ""
+    command = ["segment", str(source), "--out", str(out), "--weights", model_folder]
+    assert main([*command, "--max-failed", "2"]) == 0
+    capfd.readouterr()
+    assert main([*command, "--max-failed", "1", "--quiet"]) == 2
+    shown = capfd.readouterr()
+    assert shown.err == "raymask: 2 images failed, --max-failed is 1\n"
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize(
@@ -119,23 +123,27 @@ def test_errors_are_a_line_and_exit_code_1(
     assert "Traceback" not in shown
 
 
-def test_a_source_that_is_not_there(model_folder: str, tmp_path: Path) -> None:
-    outcome = raymask("segment", "no/such/folder", "--out", str(tmp_path / "out"), "--weights", model_folder)
-    assert outcome.returncode == 1
-    assert "source 'no/such/folder' does not exist" in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+@pytest.mark.usefixtures("ray_session")
+def test_a_source_that_is_not_there(model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", "no/such/folder", "--out", str(tmp_path / "out"), "--weights", model_folder]) == 1
+    shown = capsys.readouterr().err
+    assert "source 'no/such/folder' does not exist" in shown
+    assert "Traceback" not in shown
 
 
-def test_dry_run(model_folder: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_dry_run(model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = draw_folder(tmp_path / "in", 3)
-    outcome = raymask("segment", str(source), "--out", str(tmp_path / "out"), "--weights", model_folder, "--dry-run")
-    assert outcome.returncode == 0
-    assert "to do    3 images; nothing has been written" in outcome.stdout
+    assert main(["segment", str(source), "--out", str(tmp_path / "out"), "--weights", model_folder, "--dry-run"]) == 0
+    assert "to do    3 images; nothing has been written" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_to_go_on(signal_number: int, model_folder: str, tmp_path: Path) -> None:
+def test_interrupted_it_says_how_to_go_on(
+    signal_number: int, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, out = draw_folder(tmp_path / "in", 400), tmp_path / "out"
     options = ["--out", str(out), "--weights", model_folder, "--images-per-part", "8"]
     command = [sys.executable, "-m", "raymask.cli", "segment", str(source), *options]
@@ -150,10 +158,10 @@ def test_interrupted_it_says_how_to_go_on(signal_number: int, model_folder: str,
     assert "Traceback" not in errors
     assert not (out / "_raymask" / "lease.json").exists()
     done = len(list(parts.glob("0*.parquet")))
-    again = raymask("segment", str(source), *options)
-    assert again.returncode == 0
-    assert "resuming: " in again.stderr
-    assert "400 images: 400 ok" in again.stdout
+    assert main(["segment", str(source), *options]) == 0
+    shown = capsys.readouterr()
+    assert "resuming: " in shown.err
+    assert "400 images: 400 ok" in shown.out
     assert done >= 1
 
 

@@ -71,12 +71,19 @@ def test_equals_torchvision_on_real_photos(shared_data: Callable[[str], Path]) -
     assert masks > 54 * 5
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 48), (33, 200), (200, 10), (1, 1), (2, 1), (7, 13)])
-def test_equals_torchvision_at_odd_sizes(size: tuple[int, int]) -> None:
+@pytest.fixture(scope="module")
+def small_sizes() -> tuple[torch.nn.Module, Predictor]:
+    """torchvision's model at 100 to 150 pixels, and the predictor of the same weights."""
     theirs, model = resnet50_model(min_size=100, max_size=150)
+    return theirs, Predictor(model, precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (33, 200), (200, 10), (1, 1), (2, 1), (7, 13)])
+def test_equals_torchvision_at_odd_sizes(size: tuple[int, int], small_sizes: tuple[torch.nn.Module, Predictor]) -> None:
+    theirs, ours = small_sizes
     pixels = np.array(draw_picture(1, *size))
     answer, counts = torchvision_answer(theirs, pixels)
-    [found] = Predictor(model, precision="fp32", device="cpu")([pixels])
+    [found] = ours([pixels])
     assert_same(found, answer, counts)
 
 

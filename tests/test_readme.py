@@ -64,6 +64,8 @@ def test_readme(language: str, code: str, surroundings: Path) -> None:
     commands = [[sys.executable, "-c", code]] if language == "python" else [["sh", "-ec", c] for c in code.splitlines()]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
+        if "raymask train" in command[-1]:
+            command[-1] += " --epochs 2"  # of twelve, after each of which it is validated
         outcome = subprocess.run(
             command, cwd=surroundings, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=200
         )

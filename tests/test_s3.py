@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import draw_folder
+from nodes import ray_cluster
 from stores import Store, s3_store
 
 import raymask
+from raymask.cli import main
 from raymask.storage import s3_pages
 
 OPTIONS = ["--precision", "fp32", "--images-per-part", "4", "--images-per-file", "8"]
@@ -25,10 +27,17 @@ def store() -> Iterator[Store]:
         yield store
 
 
-def segment(source: str, out: str, weights: str, *options: str) -> str:
+@pytest.fixture
+def cluster(store: Store) -> Iterator[dict[str, str]]:
+    """The environment of a cluster whose workers know the store."""
+    with ray_cluster() as environment:
+        yield environment
+
+
+def segment(cluster: dict[str, str], source: str, out: str, weights: str) -> str:
     """By the command line, for Ray's workers have the environment of the process that starts them."""
-    command = [sys.executable, "-m", "raymask.cli", "segment", source, "--out", out, "--weights", weights]
-    outcome = subprocess.run([*command, *OPTIONS, *options], capture_output=True, text=True, timeout=250)
+    command = [sys.executable, "-m", "raymask.cli", "segment", source, "--out", out, "--weights", weights, *OPTIONS]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=250, env=cluster)
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout
 
@@ -39,15 +48,17 @@ def without_place(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("image_id", "etag")} for row in rows]
 
 
-def test_a_bucket_gives_the_same_tables_as_a_folder(store: Store, model_folder: str, tmp_path: Path) -> None:
+def test_a_bucket_gives_the_same_tables_as_a_folder(
+    store: Store, cluster: dict[str, str], model_folder: str, tmp_path: Path
+) -> None:
     folder = draw_folder(tmp_path / "in", 14, broken=2)
     for file in folder.iterdir():
         store.put(f"photos/{file.name}", file.read_bytes())
     for file in Path(model_folder).iterdir():
         store.put(f"model/{file.name}", file.read_bytes())
     local, remote = str(tmp_path / "out"), f"{store.url}/masks"
-    segment(str(folder), local, model_folder)
-    shown = segment(f"{store.url}/photos", remote, f"{store.url}/model")
+    segment(cluster, str(folder), local, model_folder)
+    shown = segment(cluster, f"{store.url}/photos", remote, f"{store.url}/model")
     assert "16 images: 14 ok with 70 instances, 2 failed" in shown
 
     here, there = raymask.open(local), raymask.open(remote)
@@ -73,16 +84,17 @@ def test_a_bucket_gives_the_same_tables_as_a_folder(store: Store, model_folder: 
     lost = next(k for k in keys if "_raymask/parts/" in k)
     store.fs.rm_file(f"bucket/{lost}")
     store.put("photos/0099.png", (folder / "0003.png").read_bytes())
-    assert " 4 of them now" in segment(f"{store.url}/photos", remote, f"{store.url}/model")
-    assert "17 images: 15 ok" in segment(f"{store.url}/photos", remote, f"{store.url}/model")
+    assert " 4 of them now" in segment(cluster, f"{store.url}/photos", remote, f"{store.url}/model")
+    assert "17 images: 15 ok" in segment(cluster, f"{store.url}/photos", remote, f"{store.url}/model")
 
 
-def test_a_bucket_that_is_not_there_is_an_error(store: Store, model_folder: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session", "store")
+def test_a_bucket_that_is_not_there_is_an_error(
+    model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = draw_folder(tmp_path / "in", 1)
-    command = [sys.executable, "-m", "raymask.cli", "segment"]
     for source, out in ((str(folder), "s3://nowhere/out"), ("s3://nowhere/photos", str(tmp_path / "out"))):
-        arguments = [*command, source, "--out", out, "--weights", model_folder]
-        outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-        assert outcome.returncode == 1
-        assert "s3://nowhere/" in outcome.stderr
-        assert "Traceback" not in outcome.stderr
+        assert main(["segment", source, "--out", out, "--weights", model_folder]) == 1
+        shown = capsys.readouterr().err
+        assert "s3://nowhere/" in shown
+        assert "Traceback" not in shown

@@ -44,7 +44,7 @@ def test_a_second_worker_joins(tmp_path: Path) -> None:
     options = {
         **{"data": tmp_path / "train.json", "images": tmp_path / "train", "out": out, "workers": "1:2"},
         **{"model": "maskrcnn_resnet10_fpn", "min-size": 64, "max-size": 64, "proposals": 50, "lr": 0.001},
-        **{"epochs": 10_000, "batch-size": 2, "checkpoint-images": 8},
+        **{"epochs": 200, "batch-size": 2, "checkpoint-images": 8},
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-c", PROGRAM, "train", *flags, "--fixed-lr"]

@@ -8,12 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nodes import wait_for
 
 from raymask.demo.drawing import write_data_set
 from raymask.training.loop import LOSSES
@@ -40,15 +39,6 @@ def run_to_end(arguments: list[str]) -> str:
 
 def checkpoints(out: Path) -> list[int]:
     return sorted(int(f.parent.name.split("-")[1]) for f in out.glob("_raymask/checkpoints/images-*/state.pt"))
-
-
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[bytes]) -> Any:
-    for _ in range(1500):
-        if found := what():
-            return found
-        assert process.poll() is None, "training ended early"
-        time.sleep(0.1)
-    raise AssertionError("waited too long")
 
 
 def training_workers(process: subprocess.Popen[bytes]) -> list[int]:
