@@ -240,6 +240,10 @@ class Folder:
 
     url: str
 
+    def __post_init__(self) -> None:
+        # It travels to workers, which Ray starts in folders of their own.
+        object.__setattr__(self, "url", absolute(self.url))
+
     def url_of(self, name: str) -> str:
         return join(self.url, name)
 

@@ -587,3 +587,15 @@ def test_a_store_that_is_busy_for_a_while(store: Store, waits_s: list[float], st
             store.requests.clear()
             call()
             assert store.count(method) == 2
+
+
+def test_a_folder_means_the_same_to_processes_that_work_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("masks")
+    folder.put("a", b"here")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert folder.read_or_none("a") == b"here"
+    assert Folder("s3://bucket/masks").url == "s3://bucket/masks"
