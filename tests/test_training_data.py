@@ -222,7 +222,7 @@ def test_boxes_and_masks_follow_the_image(seed: int) -> None:
         ys, xs = torch.nonzero(mask, as_tuple=True)
         around = [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
         assert np.abs(np.subtract(box, around)).max() <= 1
-        assert changed[0][mask].float().mean() > 200
+        assert changed[0][mask].float().mean() > 127  # of 255; the edge of an object is mixed with what lies beside it
     covered = found["masks"].bool().any(0)
     assert changed[0][~covered].float().mean() < 20
 
