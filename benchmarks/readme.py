@@ -31,7 +31,8 @@ def with_table(readme: str) -> str:
 
 def table() -> str:
     header = ("what", "raymask", "beside it", "", "`python benchmarks/…`")
-    lines = [header, ("---",) * len(header), *masks(), *model(), *whole_runs(), *without_model(), *precision()]
+    measured = (masks(), model(), whole_runs(), without_model(), decoding(), start_up(), precision(), fine_tuning())
+    lines = [header, ("---",) * len(header), *(line for part in measured for line in part)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -99,6 +100,41 @@ def without_model() -> list[tuple[str, ...]]:
         ratio = f"{ours['images_per_s'] / row['images_per_s']:.2f} x"
         lines.append((what, rate, beside, ratio, "`pipeline.py`" if not lines else ""))
     return lines
+
+
+def decoding() -> list[tuple[str, ...]]:
+    return [
+        (
+            f"photos of {row['size']} decoded in a process of its own",
+            f"{row['sandbox_images_per_s']:.0f} images/s",
+            f"in the same process: {row['alone_images_per_s']:.0f}",
+            f"{row['ratio']:.2f} x",
+            "`sandbox.py`",
+        )
+        for row in record("sandbox")["rows"]
+    ]
+
+
+def start_up() -> list[tuple[str, ...]]:
+    steps = {row["step"]: row["median_s"] for row in record("startup")["rows"] if not row["step"].startswith(" ")}
+    end = steps["Ray stopped, process ended"]
+    first = sum(steps.values()) - end - steps["the rest of the images"] - steps["tables published"]
+    return [("from the command to the first image", f"{first:.1f} s", f"at the end: {end:.1f} s", "", "`startup.py`")]
+
+
+def fine_tuning() -> list[tuple[str, ...]]:
+    found = record("finetune")
+    what = f"fine-tuning on 61 photos, {found['rows'][-1]['images']:,} images seen, two workers"
+    given_out = max(found["rows"], key=lambda row: float(row["segm_AP"]))  # the model that is the result
+    return [
+        (
+            what,
+            f"{found['seconds'] / 60:.1f} min",
+            f"mask AP50 on 13 others: {given_out['segm_AP50']:.3f}",
+            "",
+            "`finetune.py`",
+        )
+    ]
 
 
 def precision() -> list[tuple[str, ...]]:

@@ -222,7 +222,11 @@ def test_boxes_and_masks_follow_the_image(seed: int) -> None:
         ys, xs = torch.nonzero(mask, as_tuple=True)
         around = [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
         assert np.abs(np.subtract(box, around)).max() <= 1
-        assert changed[0][mask].float().mean() > 127  # of 255; the edge of an object is mixed with what lies beside it
+        inside = ~torch.nn.functional.max_pool2d((~mask).float()[None], 3, 1, 1)[0].bool()
+        if inside.any():
+            assert changed[0][mask].float().mean() > 200
+        else:  # a crop left a line of it, which resizing has mixed with what lies beside it
+            assert mask.sum() < 20
     covered = found["masks"].bool().any(0)
     assert changed[0][~covered].float().mean() < 20
 
