@@ -16,9 +16,6 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from raymask.masks import EncodedMasks, area, compiled, decode, encode, encode_soft_masks, validate_rle
 
-# pycocotools' `decode` is older than NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 Floats = NDArray[np.float32]
 
 KINDS_OF_MASK = ("blobs", "noise", "two values", "near the threshold", "rows", "constant")

@@ -41,9 +41,6 @@ from raymask.schema import IMAGES, INSTANCES, MANIFEST, footer_of, image_id, ima
 from raymask.storage import Folder
 from raymask.tables import DecodedRow, decoded_table, part_table
 
-# pycocotools' `decode` is older than NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 Row = dict[str, Any]
 Mask = NDArray[np.bool_]
 
