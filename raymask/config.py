@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raymask.errors import ConfigError
+from raymask.urls import has_credentials, is_web, without_credentials
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "tif", "tiff", "bmp", "gif")
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+OPEN_CLUSTER = "work on a Ray cluster that other machines can reach and that asks for no token"
 
 
 def option(
@@ -67,6 +71,11 @@ class SegmentConfig:
         "file name endings to take from folders and tar shards, comma-separated; 'all' takes every file",
         default=IMAGE_EXTENSIONS,
         metavar="LIST",
+        group="source",
+    )
+    allow_http: bool = option(
+        "read http:// and https:// too, from public addresses; what is fetched follows whoever wrote the list",
+        default=False,
         group="source",
     )
     max_pixels: int = option(
@@ -145,10 +154,12 @@ class SegmentConfig:
     )
     dry_run: bool = option("say what would be done, and do nothing", default=False, group="output")
     quiet: bool = option("print nothing but errors", default=False, group="output")
+    allow_open_cluster: bool = option(OPEN_CLUSTER, default=False, group="output")
 
     def __post_init__(self) -> None:
         require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
         require(bool(self.out), "--out is empty; name a folder or a URL for the tables")
+        check_urls(self)
         for name in ("min_score", "nms", "mask_threshold"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
@@ -194,6 +205,7 @@ class EvaluateConfig:
     quiet: bool = option("print nothing but errors", default=False)
 
     def __post_init__(self) -> None:
+        check_urls(self)
         require(self.max_detections >= 1, f"--max-detections is {self.max_detections}; it must be at least 1")
 
 
@@ -204,6 +216,9 @@ class StatusConfig:
     out: str = option("output folder or URL", positional=True)
     json: bool = option("print JSON", default=False)
 
+    def __post_init__(self) -> None:
+        check_urls(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig:
@@ -211,6 +226,9 @@ class CleanConfig:
 
     out: str = option("output folder or URL", positional=True)
     dry_run: bool = option("list the files, and delete nothing", default=False)
+
+    def __post_init__(self) -> None:
+        check_urls(self)
 
 
 def flag(name: str) -> str:
@@ -229,6 +247,25 @@ def worker_bounds(workers: str | None) -> tuple[int, int] | None:
         raise ConfigError(f"--workers is {workers!r}; a number or MIN:MAX is meant, such as 4 or 2:8") from None
     require(1 <= bounds[0] <= bounds[1], f"--workers is {workers!r}; 1 <= MIN <= MAX is meant")
     return bounds
+
+
+def check_urls(config: Any) -> None:
+    """ConfigError if an option has credentials in it, or names a web server where that was not asked for."""
+    for about in dataclasses.fields(config):
+        value = getattr(config, about.name)
+        if not isinstance(value, str):
+            continue
+        name = about.name.upper() if about.metadata["positional"] else flag(about.name)
+        require(
+            not has_credentials(value),
+            f"{name} has credentials in it: {without_credentials(value)}; take them out, and give them by the "
+            f"environment (AWS_ACCESS_KEY_ID and the like)",
+        )
+        require(
+            not is_web(value) or getattr(config, "allow_http", False),
+            f"{name} is on a web server: {value}; download it, or use `raymask segment --allow-http` where images are "
+            f"segmented",
+        )
 
 
 def require(condition: bool, message: str) -> None:

@@ -26,9 +26,9 @@ class ErrorKind(StrEnum):
     """Why an image failed. The list is closed: readers of the tables may rely on it."""
 
     NOT_FOUND = "not_found"  # no such object
-    FORBIDDEN = "forbidden"  # the store refuses these credentials
+    FORBIDDEN = "forbidden"  # the store does not give this object to these credentials
     FETCH_FAILED = "fetch_failed"  # the store kept failing after all retries
-    CHANGED = "changed"  # the object is not the one that was listed (size differs)
+    CHANGED = "changed"  # the object is not the one that was listed (size or ETag differs)
     TOO_MANY_BYTES = "too_many_bytes"  # larger than --max-bytes
     EMPTY = "empty"  # no bytes at all
     NOT_AN_IMAGE = "not_an_image"  # no known image format

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raymask.errors import ErrorKind, Failure
-from raymask.storage import is_beyond_end, is_local, is_refusal, local_path, resolve, retried, stat
+from raymask.errors import ConfigError, ErrorKind, Failure
+from raymask.faults import is_about_credentials, is_refusal
+from raymask.storage import local_path, read_version, resolve, retried, said, stat
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,7 +78,10 @@ def _fetch_ahead(places: list[Place], max_bytes: int) -> Iterator[Fetched | Fail
 
 
 def fetch_one(place: Place, *, max_bytes: int) -> Fetched | Failure:
-    """The bytes of one image, or why they cannot be had. Overload and broken connections are retried with back-off."""
+    """The bytes of one image, or why they cannot be had. Overload and broken connections are retried with back-off.
+
+    ConfigError where the store does not take the credentials at all, as it would fail every image from now on.
+    """
     try:
         if place.container_column is not None:
             return _read_cell(place, max_bytes)
@@ -89,8 +93,12 @@ def fetch_one(place: Place, *, max_bytes: int) -> Fetched | Failure:
     except (FileNotFoundError, NotADirectoryError):
         return Failure(ErrorKind.NOT_FOUND, "no such object")
     except Exception as error:  # whatever a store's library raises: the reason goes into the row
-        kind = ErrorKind.FORBIDDEN if is_refusal(error) else ErrorKind.FETCH_FAILED
-        return Failure(kind, f"{type(error).__name__}: {error}"[:200])
+        if is_about_credentials(error):
+            raise ConfigError(
+                f"the store of {place.container or place.uri!r} does not take the credentials ({said(error)}); renew "
+                f"them, then run the same command again, which goes on from what is done"
+            ) from error
+        return Failure(ErrorKind.FORBIDDEN if is_refusal(error) else ErrorKind.FETCH_FAILED, said(error)[:200])
 
 
 def _read_object(place: Place, max_bytes: int) -> Fetched:
@@ -102,15 +110,16 @@ def _read_object(place: Place, max_bytes: int) -> Fetched:
             raise _ImageError(ErrorKind.NOT_FOUND, "no file, but a folder or a device")
         size, etag = found.size, found.etag
     if size is None:  # some web servers do not say
-        data = _read(place.uri)
+        data, _ = read_version(place.uri)
         _check_size(len(data), max_bytes)
         return Fetched(data, etag)
     _check_size(size, max_bytes)
-    data = _read(place.uri, 0, size + 1)  # a byte more, to see whether it has grown
+    data, version = read_version(place.uri, 0, size + 1)  # a byte more, to see whether it has grown
     if len(data) != size:
         found_bytes = f"{len(data)} bytes" if len(data) < size else "more bytes"
         raise _ImageError(ErrorKind.CHANGED, f"{found_bytes}; it had {size} when it was listed")
-    return Fetched(data, etag)
+    _check_version(version, place.etag)
+    return Fetched(data, version or etag)
 
 
 def _read_member(place: Place, max_bytes: int) -> Fetched:
@@ -118,12 +127,13 @@ def _read_member(place: Place, max_bytes: int) -> Fetched:
     _check_size(place.size, max_bytes)
     # With the member's header, which stands in the block before it, to see whether the shard is still the one listed.
     start = place.position - tarfile.BLOCKSIZE
-    data = _read(place.container, start, place.position + place.size)
+    data, version = read_version(place.container, start, place.position + place.size)
     header, data = data[: tarfile.BLOCKSIZE], data[tarfile.BLOCKSIZE :]
     if len(data) != place.size or not _announces(header, place.size):
         raise _ImageError(
             ErrorKind.CHANGED, f"the shard holds no member of {place.size} bytes at {place.position} any more"
         )
+    _check_version(version, place.etag)
     return Fetched(data, place.etag)
 
 
@@ -134,23 +144,9 @@ def _announces(header: bytes, size: int) -> bool:
         return False
 
 
-def _read(url: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """Bytes start .. stop - 1, fewer where there are not so many; the whole object without them."""
-    fs, path = resolve(url)
-    read = _read_file if is_local(fs) else fs.cat_file
-    try:
-        data: bytes = retried(lambda: read(path, start=start, end=stop))
-    except Exception as error:
-        if is_beyond_end(error):
-            return b""
-        raise
-    return data
-
-
-def _read_file(path: str, start: int | None, end: int | None) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(start or 0)
-        return file.read() if end is None else file.read(end - (start or 0))
+def _check_version(version: str | None, listed: str | None) -> None:
+    if None not in (version, listed) and version != listed:
+        raise _ImageError(ErrorKind.CHANGED, f"its ETag is {version}; it was {listed} when it was listed")
 
 
 def _check_size(size: int, max_bytes: int) -> None:

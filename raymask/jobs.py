@@ -40,7 +40,7 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
         try:
             texts = _mapping(_parse(config.read_text()), str(config))
         except (OSError, OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:  # of a parser on any text
-            raise ConfigError(f"cannot read {config}: {error}") from error
+            raise ConfigError(f"cannot read {config}: {_reason(error)}") from error
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -48,7 +48,7 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
         try:
             texts[key] = _parse(text)
         except (OverflowError, RecursionError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"--set {key}: {text!r} is not YAML") from error
+            raise ConfigError(f"--set {key} is not YAML: {_reason(error)}") from error
     config_class, _ = COMMANDS[command]
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     unknown = sorted(texts.keys() - fields.keys())
@@ -60,6 +60,13 @@ def read_options(command: str, config: Path | None, settings: Sequence[str]) -> 
     if missing:
         raise ConfigError(f"{command} needs {', '.join(missing)}; put it into the file or give --set {missing[0]}=…")
     return options
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without the text itself, which may be anything."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return str(error) if isinstance(error, OSError) else f"it is no text or no YAML ({type(error).__name__})"
 
 
 def _parse(text: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import io
 import os
@@ -20,7 +19,17 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from raymask.errors import ConfigError
+from raymask.errors import ConfigError, OutputError, RaymaskError
+from raymask.faults import (
+    is_about_credentials,
+    is_beyond_end,
+    is_full,
+    is_refusal,
+    is_transient,
+    is_unknown_request,
+    s3_code,
+)
+from raymask.urls import has_credentials, is_web, without_credentials
 
 T = TypeVar("T")
 
@@ -33,57 +42,27 @@ PATIENCE_S = 60.0
 TEMPORARY_PREFIX = ".tmp-"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
-_FINAL_ERRNOS = frozenset(
-    {
-        errno.ENOENT,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EISDIR,
-        errno.ENOTDIR,
-        errno.EEXIST,
-        errno.ENAMETOOLONG,
-        errno.EINVAL,
-        errno.ELOOP,
-        errno.ENOSPC,
-        errno.EROFS,
-        errno.EDQUOT,
-        errno.ENOSYS,
-        errno.EMSGSIZE,
-        getattr(errno, "EREMCHG", errno.EINVAL),  # what s3fs makes of a bucket in another region
-    }
-)
-_NETWORK_MODULES = ("aiobotocore", "aiohttp", "botocore", "http", "requests", "urllib3", "google", "azure", "gcsfs")
-_CREDENTIAL_ERRORS = frozenset(
-    {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "TokenRetrievalError",
-        "SSOTokenLoadError",
-        "UnauthorizedSSOTokenError",
-    }
-)
-# Errors of the network libraries that another attempt cannot mend: no credentials, an impossible request.
-_FINAL_NAMES = (_CREDENTIAL_ERRORS - {"CredentialRetrievalError"}) | {
-    "ParamValidationError",
-    "ProfileNotFound",
-    "InvalidURL",
-}
-_REFUSALS = frozenset({"InvalidToken", "TokenRefreshRequired"})  # s3fs takes these for an invalid argument
-_UNKNOWN_TO_STORE = "NotImplemented"
-_BUSY_STATUSES = frozenset({408, 425, 429})
 
 
 def resolve(url: str) -> tuple[Any, str]:
     """The fsspec file system of `url` and the path in it. Credentials and endpoints come from the environment.
 
-    ConfigError if there is no such protocol, or a package for it is missing.
+    ConfigError if there is no such protocol, a package for it is missing, or credentials stand in the URL.
     """
+    check_no_credentials(url)
     path = local_path(url)
     if path is not None:
         return _file_system("file"), path
     fs = _file_system(url.partition("://")[0])
     return fs, fsspec.core.strip_protocol(url)
+
+
+def check_no_credentials(url: str) -> None:
+    if has_credentials(url):
+        raise ConfigError(
+            f"there are credentials in {without_credentials(url)}, which would be in tables and logs; take them out, "
+            f"and give them by the environment"
+        )
 
 
 def local_path(url: str) -> str | None:
@@ -102,10 +81,14 @@ def _file_system(protocol: str) -> Any:
 
             # One request reads an object; with more of them s3fs would ask for its size first.
             return S3(use_listings_cache=False, max_concurrency=1)
-        options = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
+        options: dict[str, Any] = {} if protocol in ("file", "memory") else {"use_listings_cache": False}
+        if is_web(f"{protocol}://"):
+            from raymask.web import public_session
+
+            options["get_client"] = public_session
         return fsspec.filesystem(protocol, **options)
     except (ValueError, ImportError, TypeError, OSError) as error:
-        raise ConfigError(f"cannot open {protocol}:// URLs ({error})") from error
+        raise ConfigError(f"cannot open {protocol}:// URLs ({said(error)})") from error
 
 
 def is_local(fs: Any) -> bool:
@@ -144,13 +127,53 @@ def stat(url: str) -> Stat:
     fs, path = resolve(url)
     if is_local(fs):
         return local_stat(os.stat(path))
-    info = retried(lambda: fs.info(path))
+    info = retried(lambda: _info(fs, path))
     return Stat(info["type"], info.get("size"), etag_of(info))
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    """What the store says of an object; where it cannot, the reason in full."""
+    try:
+        info: dict[str, Any] = fs.info(path)
+    except OSError as error:
+        cause = error.__cause__
+        if cause is not None and type(cause).__module__.startswith("aiohttp"):
+            raise cause from None  # of web servers fsspec says "not found", whatever happened
+        if is_s3(fs) and s3_code(error) in ("400", "403"):
+            fs.read_version(path, 0, 1)  # the answer to a HEAD has no room for the reason
+        raise
+    return info
 
 
 def etag_of(info: Mapping[str, Any]) -> str | None:
     """The ETag in what a store says of an object, under the names that stores have for it."""
     return str(info.get("ETag") or info.get("etag") or "").strip('"') or None
+
+
+def read_version(url: str, start: int | None = None, stop: int | None = None) -> tuple[bytes, str | None]:
+    """Bytes start .. stop - 1, fewer where there are not so many, and the ETag of the version that they are of.
+
+    The whole object without `start`. None for an ETag where the store does not say it together with the bytes.
+    """
+    fs, path = resolve(url)
+    try:
+        if is_local(fs):
+            return retried(lambda: _read_file(path, start, stop))
+        if is_s3(fs):
+            data, etag = retried(lambda: fs.read_version(path, start, stop))
+            return data, etag_of({"ETag": etag})
+        return retried(lambda: fs.cat_file(path, start=start, end=stop)), None
+    except Exception as error:
+        if is_beyond_end(error):
+            return b"", None
+        raise
+
+
+def _read_file(path: str, start: int | None, stop: int | None) -> tuple[bytes, str | None]:
+    with open(path, "rb") as file:
+        file.seek(start or 0)
+        data = file.read() if stop is None else file.read(stop - (start or 0))
+        return data, local_stat(os.fstat(file.fileno())).etag
 
 
 def local_stat(status: os.stat_result) -> Stat:
@@ -173,49 +196,6 @@ def s3_pages(fs: Any, bucket: str, prefix: str, delimiter: str = "") -> Iterator
         request["ContinuationToken"] = page["NextContinuationToken"]
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later: overload, timeouts, broken connections; not absence or refusal."""
-    if isinstance(error, TimeoutError | ConnectionError):
-        return True
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return False
-    if type(error).__module__.split(".")[0] in _NETWORK_MODULES:
-        status = _http_status(error)
-        if status is not None:
-            return status >= 500 or status in _BUSY_STATUSES
-        return type(error).__name__ not in _FINAL_NAMES
-    if _s3_code(error) == _UNKNOWN_TO_STORE:
-        return False
-    # Without a number it is no error of the system but a library's word about the data.
-    return isinstance(error, OSError) and error.errno is not None and error.errno not in _FINAL_ERRNOS
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether the store refuses these credentials, or there are none to show it."""
-    return (
-        isinstance(error, PermissionError)
-        or type(error).__name__ in _CREDENTIAL_ERRORS
-        or _http_status(error) in (401, 403)
-        or _s3_code(error) in _REFUSALS
-    )
-
-
-def is_beyond_end(error: BaseException) -> bool:
-    """Whether the error says that an object has no byte in the range asked for."""
-    return _http_status(error) == 416 or _s3_code(error) == "InvalidRange"
-
-
-def _http_status(error: BaseException) -> int | None:
-    values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
-    return next((value for value in values if isinstance(value, int)), None)
-
-
-def _s3_code(error: BaseException) -> str | None:
-    # s3fs turns S3's codes into errors of Python's own, and keeps the original as their cause.
-    response = getattr(error.__cause__, "response", None)
-    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-
-
 def retried(call: Callable[[], T]) -> T:
     """`call()`, repeated while it fails with something worth a retry; waits double and are jittered."""
     started_s = time.monotonic()
@@ -228,6 +208,36 @@ def retried(call: Callable[[], T]) -> T:
                 raise
         time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
+
+
+def said(error: BaseException) -> str:
+    """An error of somebody else's in a line, without credentials that may be in it."""
+    return without_credentials(f"{type(error).__name__}: {error}")[:300].replace("\n", " ")
+
+
+@contextlib.contextmanager
+def used_plainly(out: str) -> Iterator[None]:
+    """Turn what a store or a disk raises inside into an OutputError that says what to do about the output."""
+    try:
+        yield
+    except RaymaskError:
+        raise
+    except Exception as error:  # whatever a store's library raises
+        if type(error).__module__.startswith("ray."):
+            raise  # of a task, which is an OSError too where the task raised one
+        if is_full(error):
+            what_to_do = "make room there, then run the same command again, which goes on from what is done"
+        elif is_about_credentials(error):
+            what_to_do = "renew the credentials, then run the same command again, which goes on from what is done"
+        elif is_refusal(error):
+            what_to_do = "check its permissions and your keys, or choose another --out"
+        elif is_transient(error):
+            what_to_do = "check endpoint and network, then run the same command again, which goes on from what is done"
+        elif isinstance(error, OSError):
+            what_to_do = "check the name, or choose another --out"
+        else:
+            raise  # no word of a store's
+        raise OutputError(f"cannot use {out!r} ({said(error)}); {what_to_do}") from error
 
 
 @dataclass(frozen=True)
@@ -329,7 +339,7 @@ class Folder:
             there = self.read_or_none(name)  # as in `create`
             if there != old:
                 return there == new
-            if _s3_code(error) != _UNKNOWN_TO_STORE:
+            if not is_unknown_request(error):
                 raise
             self.put(name, new)
         return True

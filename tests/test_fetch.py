@@ -27,8 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import Store, forget_file_systems, fresh_environment, s3_store
 
-from raymask import storage
-from raymask.errors import ErrorKind, Failure
+from raymask import storage, web
+from raymask.errors import ConfigError, ErrorKind, Failure
 from raymask.fetch import REQUESTS_AT_ONCE, Fetched, Place, _open_column, ahead, fetch, fetch_one
 
 LIMIT = 1000
@@ -104,7 +104,6 @@ def scripted() -> Iterator[type[Scripted]]:
         (ConnectionResetError("reset"), ErrorKind.FETCH_FAILED),
         (OSError(16, "SlowDown"), ErrorKind.FETCH_FAILED),
         (boto.EndpointConnectionError(endpoint_url="http://x"), ErrorKind.FETCH_FAILED),
-        (boto.CredentialRetrievalError(provider="x", error_msg="busy"), ErrorKind.FORBIDDEN),
     ],
     ids=repr,
 )
@@ -125,8 +124,6 @@ def test_what_may_pass_is_tried_again(
     [
         (FileNotFoundError("x"), ErrorKind.NOT_FOUND),
         (PermissionError("x"), ErrorKind.FORBIDDEN),
-        (boto.NoCredentialsError(), ErrorKind.FORBIDDEN),
-        (boto.PartialCredentialsError(provider="env", cred_var="KEY"), ErrorKind.FORBIDDEN),
         (OSError("corrupt"), ErrorKind.FETCH_FAILED),
         (ValueError("what a library raises"), ErrorKind.FETCH_FAILED),
         (MemoryError(), ErrorKind.FETCH_FAILED),
@@ -140,6 +137,24 @@ def test_what_will_not_pass_is_tried_once(
     assert outcome(Place("scripted://x", 1)) is kind
     assert scripted.reads["x"] == 1
     assert not waits_s
+
+
+@pytest.mark.parametrize(
+    ("error", "reads"),
+    [
+        (boto.NoCredentialsError(), 1),
+        (boto.PartialCredentialsError(provider="env", cred_var="KEY"), 1),
+        (boto.CredentialRetrievalError(provider="x", error_msg="busy"), storage.ATTEMPTS),
+    ],
+    ids=repr,
+)
+def test_without_credentials_no_image_fails_but_the_run(
+    scripted: type[Scripted], waits_s: list[float], error: Exception, reads: int
+) -> None:
+    scripted.script["x"] = [error]
+    with pytest.raises(ConfigError, match="renew them, then run the same command again"):
+        outcome(Place("scripted://x", 1))
+    assert scripted.reads["x"] == reads
 
 
 def test_the_detail_names_the_error_and_stays_short(scripted: type[Scripted]) -> None:
@@ -323,7 +338,7 @@ def test_a_local_file_without_permission(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x").write_bytes(b"x")
-    monkeypatch.setattr("raymask.fetch.open", refuse, raising=False)
+    monkeypatch.setattr("raymask.storage.open", refuse, raising=False)
     assert outcome(Place(f"{tmp_path}/x", 1)) is ErrorKind.FORBIDDEN
 
 
@@ -343,6 +358,19 @@ def test_an_object_that_is_not_as_listed(where: str, tmp_path: Path, request: py
         assert outcome(Place(url, 5)) is ErrorKind.CHANGED
 
 
+def test_an_object_of_the_same_size_but_another_version(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    for url in (store.put("x", b"12345"), f"{tmp_path}/x"):
+        listed = storage.stat(url)
+        assert list(fetch([Place(url, 5, listed.etag)], max_bytes=LIMIT)) == [Fetched(b"12345", listed.etag)]
+        assert outcome(Place(url, 5, "another")) is ErrorKind.CHANGED
+        assert outcome(Place(url, 5, None)) == outcome(Place(url)) == b"12345"
+    store.put("x", b"54321")
+    os.utime(tmp_path / "x", ns=(1, 1))
+    for url in (f"{store.url}/x", f"{tmp_path}/x"):
+        assert outcome(Place(url, 5, listed.etag)) is ErrorKind.CHANGED
+
+
 def test_an_object_that_has_grown_is_not_read_to_its_end(store: Store) -> None:
     url = store.put("grown", bytes(100_000))
     assert outcome(Place(url, 10)) is ErrorKind.CHANGED
@@ -350,11 +378,10 @@ def test_an_object_that_has_grown_is_not_read_to_its_end(store: Store) -> None:
 
 
 def test_a_listed_object_is_one_request(store: Store) -> None:
-    url = store.put("one", b"12345")
-    assert list(fetch([Place(url, 5, "tag")], max_bytes=LIMIT)) == [Fetched(b"12345", "tag")]
+    url, etag = store.put("one", b"12345"), "827ccb0eea8a706c4c34a16891f84e7b"
+    assert list(fetch([Place(url, 5, etag)], max_bytes=LIMIT)) == [Fetched(b"12345", etag)]
     assert [r.method for r in store.requests] == ["GET"]
     store.requests.clear()
-    etag = "827ccb0eea8a706c4c34a16891f84e7b"
     assert list(fetch([Place(url)], max_bytes=LIMIT)) == [Fetched(b"12345", etag)]
     assert [r.method for r in store.requests] == ["HEAD", "GET"]
 
@@ -365,18 +392,30 @@ def test_absent_and_forbidden_in_a_store(store: Store) -> None:
         assert outcome(Place(absent)) is ErrorKind.NOT_FOUND, absent
     for absent in (f"{store.url}/nothing", "s3://no-such-bucket/x"):
         assert outcome(Place(absent, 5)) is ErrorKind.NOT_FOUND, absent
-    for code in ("AccessDenied", "ExpiredToken", "InvalidToken"):
-        store.fault = lambda request, code=code: (403, code)  # type: ignore[misc]
-        store.requests.clear()
-        assert outcome(Place(url, 5)) is ErrorKind.FORBIDDEN
-        assert outcome(Place(url)) is ErrorKind.FORBIDDEN
-        assert len(store.requests) == 2
+    store.fault = lambda request: (403, "AccessDenied")
+    store.requests.clear()
+    assert outcome(Place(url, 5)) is ErrorKind.FORBIDDEN
+    assert outcome(Place(url)) is ErrorKind.FORBIDDEN
+    assert [r.method for r in store.requests] == ["GET", "HEAD", "GET"]  # the second one for its reason
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "ExpiredToken"), (403, "InvalidAccessKeyId"), (400, "InvalidToken")]
+)
+@pytest.mark.parametrize("size", [5, None])
+def test_credentials_that_are_not_taken(store: Store, status: int, code: str, size: int | None) -> None:
+    """With a size there is a GET alone, without one first a HEAD, whose answer says nothing but the status."""
+    url = store.put("x", b"12345")
+    store.fault = lambda request: (status, code)
+    with pytest.raises(ConfigError, match="does not take the credentials"):
+        outcome(Place(url, size))
 
 
 def test_a_store_without_credentials(store: Store) -> None:
     url = store.put("x", b"12345")
-    with fresh_environment({}, unset=["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]):
-        assert outcome(Place(url, 5)) is ErrorKind.FORBIDDEN
+    missing = fresh_environment({}, unset=["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+    with missing, pytest.raises(ConfigError, match="NoCredentialsError"):
+        outcome(Place(url, 5))
     assert not store.requests
 
 
@@ -389,7 +428,9 @@ def test_a_store_that_is_busy_then_not(store: Store, waits_s: list[float]) -> No
     assert len(store.requests) == 3 and len(waits_s) == 2
 
 
-def test_web_servers(tmp_path: Path) -> None:
+def test_web_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "is_public", lambda address: True)
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(tmp_path))
@@ -411,7 +452,7 @@ def test_web_servers(tmp_path: Path) -> None:
         assert outcome(Place(f"{url}/a%20b.jpg", 5)) is ErrorKind.CHANGED
         assert outcome(Place(f"{url}/nothing.jpg")) is ErrorKind.NOT_FOUND
         assert outcome(Place(f"{url}/forbidden.jpg", 4)) is ErrorKind.FORBIDDEN
-        assert outcome(Place(f"{url}/forbidden.jpg")) is ErrorKind.NOT_FOUND  # fsspec does not say why
+        assert outcome(Place(f"{url}/forbidden.jpg")) is ErrorKind.FORBIDDEN
         server.shutdown()
 
 
@@ -428,9 +469,9 @@ def write_tar(members: dict[str, bytes], format: int = tarfile.USTAR_FORMAT) -> 
     return sink.getvalue()
 
 
-def places_in(url: str, tar: bytes) -> list[Place]:
+def places_in(url: str, tar: bytes, etag: str | None = None) -> list[Place]:
     with tarfile.open(fileobj=io.BytesIO(tar)) as members:
-        return [Place(f"{url}#{m.name}", m.size, "tag", url, None, m.offset_data) for m in members]
+        return [Place(f"{url}#{m.name}", m.size, etag, url, None, m.offset_data) for m in members]
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -456,6 +497,15 @@ def byte_count(range: str | None) -> int:
     assert range is not None
     start, _, last = range.removeprefix("bytes=").partition("-")
     return int(last) + 1 - int(start)
+
+
+def test_a_shard_of_another_version_that_looks_the_same(store: Store) -> None:
+    tar, other = write_tar({"a.jpg": b"12345"}), write_tar({"a.jpg": b"54321"})
+    url = store.put("x.tar", tar)
+    [place] = places_in(url, tar, storage.stat(url).etag)
+    assert outcome(place) == b"12345"
+    store.put("x.tar", other)
+    assert outcome(place) is ErrorKind.CHANGED
 
 
 def test_a_shard_that_was_written_anew(tmp_path: Path) -> None:

@@ -105,13 +105,13 @@ def test_scan_reads_only_parts_with_gaps(tmp_path: Path, monkeypatch: pytest.Mon
     write_part(folder, part_rows([0, 1, 2]), 0)
     gaps = write_part(folder, part_rows([4, 6]), 0)
     opened = []
-    original = parts._open
+    original = parts._read
 
-    def open_and_note(folder: Folder, name: PartName) -> Any:
+    def read_and_note(folder: Folder, name: PartName, columns: list[str] | None) -> Any:
         opened.append(name)
-        return original(folder, name)
+        return original(folder, name, columns)
 
-    monkeypatch.setattr(parts, "_open", open_and_note)
+    monkeypatch.setattr(parts, "_read", read_and_note)
     index = scan_parts(folder, 8)
     assert np.flatnonzero(index.done).tolist() == [0, 1, 2, 4, 6]
     assert opened == [gaps]

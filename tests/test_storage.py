@@ -24,7 +24,8 @@ from stores import BUCKET, Request, Store, fresh_environment, s3_store
 
 from raymask import storage
 from raymask.errors import ConfigError
-from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, is_refusal, is_transient, retried
+from raymask.faults import is_about_credentials, is_refusal, is_transient
+from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, retried
 
 
 @pytest.fixture(scope="module")
@@ -539,6 +540,7 @@ def test_refusals(store: Store) -> None:
         with pytest.raises(OSError, match="injected") as caught:
             fs.call_s3("get_object", Bucket=BUCKET, Key="x")
         assert is_refusal(caught.value), code
+        assert is_about_credentials(caught.value) == (code != "AccessDenied")
 
 
 def test_waits_double_with_jitter(waits_s: list[float]) -> None:

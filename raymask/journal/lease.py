@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -73,9 +74,10 @@ class Lease:
     ) -> None:
         self._released.set()
         self._thread.join()
-        holder = read_holder(self._folder)
-        if holder is not None and holder.owner == self._owner:
-            self._folder.delete(LEASE_FILE)
+        with contextlib.suppress(Exception):  # of a store that is gone, which must not hide what went wrong before
+            holder = read_holder(self._folder)
+            if holder is not None and holder.owner == self._owner:
+                self._folder.delete(LEASE_FILE)
 
     def _wait_for_other(self) -> None:
         first = holder = read_holder(self._folder)

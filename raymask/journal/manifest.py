@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from raymask.errors import ConfigError, OutputError
 from raymask.schema import MANIFEST, image_id
-from raymask.storage import Folder, resolve
+from raymask.storage import Folder, resolve, retried
+
+T = TypeVar("T")
 
 FOLDER = "manifest"
 FILE_ROWS = 131_072
@@ -84,7 +86,7 @@ class Manifest:
         """The columns of the user's manifest, as the first listing brought them."""
         if not self.files:
             return []
-        schema = _open(self.folder, self.files[0].name).schema_arrow
+        schema = _read(self.folder, self.files[0].name, lambda parquet: parquet.schema_arrow)
         return [f for f in schema if f.name not in MANIFEST.names]
 
     def read_rows(self, first: int, stop: int, columns: list[str]) -> pa.Table:
@@ -93,8 +95,9 @@ class Manifest:
         for file in self.files:
             start, end = max(first, file.first_ordinal), min(stop, file.first_ordinal + file.rows)
             if start < end:
-                parquet = _open(self.folder, file.name)
-                table = parquet.read(columns=[c for c in columns if c in parquet.schema_arrow.names])
+                table = _read(
+                    self.folder, file.name, lambda p: p.read(columns=[c for c in columns if c in p.schema_arrow.names])
+                )
                 tables.append(table.slice(start - file.first_ordinal, end - start))
         return pa.concat_tables(tables, promote_options="default").select(columns)
 
@@ -102,7 +105,8 @@ class Manifest:
         """The ids of every listed image."""
         seen = SeenIds()
         for file in self.files:
-            seen.add(_open(self.folder, file.name).read(columns=["image_id"]).column(0).to_numpy())
+            ids = _read(self.folder, file.name, lambda parquet: parquet.read(columns=["image_id"]))
+            seen.add(ids.column(0).to_numpy())
         return seen
 
     def append(self, source: Mapping[str, Any], rows: Iterable[pa.RecordBatch]) -> Manifest:
@@ -216,14 +220,19 @@ def check_user_columns(manifest: Manifest, user_fields: list[pa.Field]) -> None:
 
 def read_chunk(folder: Folder, name: str, start: int, rows: int) -> pa.Table:
     """Rows start .. start + rows - 1 of a manifest file, all within one row group."""
-    parquet = _open(folder, name)
     group, offset = divmod(start, CHUNK_ROWS)
-    return parquet.read_row_group(group, columns=MANIFEST.names).slice(offset, rows)
+    return _read(folder, name, lambda p: p.read_row_group(group, columns=MANIFEST.names)).slice(offset, rows)
 
 
-def _open(folder: Folder, name: str) -> pq.ParquetFile:
+def _read(folder: Folder, name: str, what: Callable[[pq.ParquetFile], T]) -> T:
+    """`what` of a file of the manifest, asked for again where the store does not answer."""
     fs, path = resolve(folder.url_of(name))
-    return pq.ParquetFile(fs.open(path, "rb"))
+
+    def read() -> T:
+        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            return what(parquet)
+
+    return retried(read)
 
 
 def _tables_of(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from raymask.errors import ErrorKind
 from raymask.fetch import ahead
 from raymask.protocol import PartName, by_precedence, counts_over
-from raymask.storage import Folder, resolve
+from raymask.storage import Folder, resolve, retried
 
 FOLDER = "parts"
 READERS = 16
@@ -81,7 +81,7 @@ def scan_parts(folder: Folder, total: int) -> PartIndex:
 def read_parts(folder: Folder, names: Iterable[PartName], columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of each part, in the order of `names`."""
     with ThreadPoolExecutor(READERS) as pool:
-        for _, table in ahead(pool, lambda n: _open(folder, n).read(columns), names, READERS):
+        for _, table in ahead(pool, lambda n: _read(folder, n, columns), names, READERS):
             yield table
 
 
@@ -134,10 +134,15 @@ def read_outcomes(folder: Folder, index: PartIndex) -> Outcomes:
 def _ordinals(folder: Folder, name: PartName) -> NDArray[np.int64]:
     ordinals = name.ordinals_if_contiguous()
     if ordinals is None:
-        ordinals = _open(folder, name).read(["ordinal"]).column(0).to_numpy()
+        ordinals = _read(folder, name, ["ordinal"]).column(0).to_numpy()
     return ordinals
 
 
-def _open(folder: Folder, name: PartName) -> pq.ParquetFile:
+def _read(folder: Folder, name: PartName, columns: list[str] | None) -> pa.Table:
     fs, path = resolve(folder.url_of(f"{FOLDER}/{name}"))
-    return pq.ParquetFile(fs.open(path, "rb"))
+
+    def read() -> pa.Table:
+        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            return parquet.read(columns)
+
+    return retried(read)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymask.errors import ConfigError, OutputError
+from raymask.faults import is_transient
 from raymask.schema import SCHEMA_VERSION
-from raymask.storage import Folder, is_transient
+from raymask.storage import Folder, said
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
@@ -57,8 +58,8 @@ def read_run(out: str) -> Run | None:
         raise OutputError(f"--out {out!r} is not a folder") from error
     except Exception as error:  # whatever a store's library raises: said plainly, with the cause behind it
         if isinstance(error, OSError | ValueError | ImportError) or is_transient(error):
-            raise OutputError(f"cannot read output {out!r}: {type(error).__name__}: {error}") from error
-        raise OutputError(f"cannot reach output {out!r}: {type(error).__name__}: {error}") from error
+            raise OutputError(f"cannot read output {out!r}: {said(error)}") from error
+        raise OutputError(f"cannot reach output {out!r}: {said(error)}") from error
     return None if data is None else _parse(data, out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from raymask.errors import ConfigError
 from raymask.model.architectures import DEFAULT_ARCHITECTURE, builder
 from raymask.model.model import Model
 from raymask.model.spec import Category, ModelSpec
-from raymask.storage import Folder, join, resolve, retried
+from raymask.storage import Folder, join, resolve, retried, said
 
 WEIGHTS_FILE = "model.safetensors"
 SPEC_FILE = "model.json"
@@ -39,7 +40,7 @@ def load_model(weights: str | None = None, architecture: str | None = None) -> M
     try:
         is_folder, exists = retried(lambda: (fs.isdir(path), fs.exists(path)))
     except Exception as error:  # whatever a store's library raises when it cannot be asked
-        raise ConfigError(f"cannot read weights {weights!r}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"cannot read weights {weights!r}: {said(error)}") from error
     if not exists:
         raise ConfigError(
             f"weights {weights!r} do not exist; give a model folder, a .pth or .safetensors file, "
@@ -157,7 +158,7 @@ def _from_torchvision(name: str | None, architecture: str | None) -> Model:
     try:
         tensors = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
         _check_cached(entry.url)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"torchvision's weights {entry} cannot be had from {entry.url} ({error}); download the file elsewhere and "
             f"give it with --weights FILE, or give a model folder"

@@ -21,7 +21,7 @@ def coco_source(files: list[Entry], config: SegmentConfig) -> Source:
     [file, *more] = files
     if more:
         raise ConfigError(f"source {config.source!r} names {len(files)} JSON files; name one COCO annotation file")
-    anchored = anchor(config.images or file.url.rpartition("/")[0] or "/")
+    anchored = anchor(config.images or file.url.rpartition("/")[0] or "/", config.allow_http)
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for image in chain(first, images):

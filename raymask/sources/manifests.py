@@ -48,7 +48,7 @@ def manifest_source(
     check_unique(names)
     carried = [f for f in first.schema if f.name != "uri"]
     user_fields = user_fields_of(carried)
-    anchored = anchor(config.images or url.rpartition("/")[0] or "/")
+    anchored = anchor(config.images or url.rpartition("/")[0] or "/", config.allow_http)
 
     def rows() -> Iterator[pa.RecordBatch]:
         count = 0

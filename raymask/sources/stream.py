@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from raymask.config import SegmentConfig
 from raymask.errors import ConfigError, RaymaskError
+from raymask.faults import is_refusal, is_transient
 from raymask.schema import MANIFEST
-from raymask.storage import absolute, is_refusal, is_transient, join, local_path
+from raymask.storage import absolute, check_no_credentials, join, local_path, said
+from raymask.urls import is_web
 
 BATCH_ROWS = 10_000
 
@@ -79,13 +81,20 @@ def ending_of(url: str) -> str:
     return f".tar{ending}" if stem.endswith(".tar") else ending
 
 
-def anchor(root: str) -> Callable[[str], str]:
-    """What makes of a uri in a manifest one that stands alone: relative ones are below `root`."""
+def anchor(root: str, allow_http: bool = False) -> Callable[[str], str]:
+    """What makes of a uri in a manifest one that stands alone: relative ones are below `root`.
+
+    ConfigError for a uri with credentials, and for one of a web server unless `allow_http`.
+    """
     root = absolute(root)
 
     def anchored(uri: str) -> str:
         stands_alone = uri.startswith(("/", "file://")) or local_path(uri) is None
-        return absolute(uri if stands_alone else join(root, uri))
+        uri = absolute(uri if stands_alone else join(root, uri))
+        check_no_credentials(uri)
+        if is_web(uri) and not allow_http:
+            raise ConfigError(f"{uri} is to be read from a web server, which only `raymask segment --allow-http` does")
+        return uri
 
     return anchored
 
@@ -108,12 +117,12 @@ def said_plainly(what: str, format: str | None = None) -> Iterator[None]:
     except RaymaskError:
         raise
     except Exception as error:  # of any store's library, or of a parser on any input
-        said = f"{type(error).__name__}: {error}"[:300]
+        why = said(error)
         if isinstance(error, FileNotFoundError):
             raise ConfigError(f"{what} does not exist ({error}); check the name") from error
         if is_refusal(error):
-            raise ConfigError(f"no permission to read {what} ({said}); check its permissions and your keys") from error
+            raise ConfigError(f"no permission to read {what} ({why}); check its permissions and your keys") from error
         if is_transient(error):
-            raise ConfigError(f"cannot reach {what} ({said}); check endpoint and network, and run again") from error
+            raise ConfigError(f"cannot reach {what} ({why}); check endpoint and network, and run again") from error
         as_format = f" as {format}" if format else ""
-        raise ConfigError(f"cannot read {what}{as_format} ({said}); repair it or leave it out") from error
+        raise ConfigError(f"cannot read {what}{as_format} ({why}); repair it or leave it out") from error

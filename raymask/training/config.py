@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from raymask.config import Precision, flag, option, require, worker_bounds
+from raymask.config import OPEN_CLUSTER, Precision, check_urls, flag, option, require, worker_bounds
 
 REFERENCE_BATCH = 16  # the images a step for which learning rates are given, as in He et al. 2017
 
@@ -183,10 +183,12 @@ class TrainConfig:
         "send what is logged there too: mlflow, wandb", default=(), metavar="LIST", group="running"
     )
     quiet: bool = option("print nothing but errors", default=False, group="running")
+    allow_open_cluster: bool = option(OPEN_CLUSTER, default=False, group="running")
 
     def __post_init__(self) -> None:
         require(bool(self.data), "--data is empty; name a COCO annotation file or tables of masks")
         require(bool(self.out), "--out is empty; name a folder or a URL for the model")
+        check_urls(self)
         for name in (
             *("min_size", "max_size", "proposals", "rpn_samples", "box_samples", "epochs", "batch_size", "accumulate"),
             *("max_pixels", "max_bytes", "checkpoint_images", "val_interval"),
