@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
 from raymask.config import SegmentConfig
 from raymask.decode import Image, keep_freed_memory
-from raymask.errors import Failure, OutputError
+from raymask.errors import Failure, OutputError, RaymaskError
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import (
     Lease,
@@ -52,7 +53,7 @@ from raymask.protocol import Work, work_to_do
 from raymask.published import Published
 from raymask.publishing import publish
 from raymask.sandbox import DECODER, borrowed_sandbox
-from raymask.storage import Folder
+from raymask.storage import Folder, used_plainly
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
 from raymask.witness import Watched, Witness
 
@@ -108,9 +109,10 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
     folder = journal_folder(config.out)
     with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as stack:
         loading = beside.submit(_load_model, config)  # torch takes as long to import as Ray to start
-        stack.enter_context(ray_session())
+        stack.enter_context(ray_session(config.allow_open_cluster))
         model = loading.result()
-        stack.enter_context(_written_by_us(config.out, folder))
+        stack.enter_context(used_plainly(config.out))
+        stack.enter_context(Lease(folder))
         run = run_of(config, model)
         there = read_run(config.out)
         if there is not None:
@@ -224,9 +226,14 @@ def process(
         num_cpus=pool.worker_cpus,
         num_gpus=pool.worker_gpus,
     )
-    for committed in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        done += sum(committed.column("images").to_pylist())
-        failed += sum(committed.column("failed").to_pylist())
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for committed in batch.to_pylist():
+            if committed["trace"] is not None:
+                raise RuntimeError(f"{committed['trace']}\na model worker failed: {committed['error']}")
+            if committed["error"] is not None:
+                raise OutputError(committed["error"])
+            done += committed["images"]
+            failed += committed["failed"]
         report.images(done, failed, total)
     return pending
 
@@ -350,7 +357,8 @@ def read_images(
     first_bit = first_ordinal % 8
     bits = np.unpackbits(ray.get(wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
     flags = bits[first_bit : first_bit + rows].astype(bool)
-    listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
+    with used_plainly(folder.url):
+        listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
     places = [
         Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"])
         if as_listed or r["container"]
@@ -384,6 +392,9 @@ def decode_row(
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
 
 
+COUNTS = pa.schema([("images", pa.int64()), ("failed", pa.int64()), ("error", pa.string()), ("trace", pa.string())])
+
+
 class Worker:
     """A model worker: decoded images in, their rows written as one part of the journal. Ray keeps one a GPU or core."""
 
@@ -401,20 +412,37 @@ class Worker:
             **_model_options(config),
         )
         self._categories = [(c.id, c.name) for c in self._predictor.categories]
+        self._out = config.out
         self._folder = folder
         self._attempt = attempt
         self._predict = Watched(self.predict, _RemoteWitness(witness))
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """One row of counts, which is all that goes back to the driver."""
+        """One row of `COUNTS`, which is all that goes back to the driver; what is raised goes that way too.
+
+        An exception that left a worker of several threads would end neither this call nor the run.
+        """
+        images = failed = 0
+        error: str | None = None
+        trace: str | None = None
+        try:
+            images, failed = self.commit(decoded)
+        except RaymaskError as raised:
+            error = str(raised)
+        except Exception as raised:  # a fault of the program's
+            error, trace = repr(raised), traceback.format_exc()
+        return pa.table([[images], [failed], [error], [trace]], schema=COUNTS)
+
+    def commit(self, decoded: pa.Table) -> tuple[int, int]:
+        """Write the part of these images; returns how many there are and how many of them failed."""
         images = pixels_of(decoded)
         ordinals = decoded.column("ordinal").to_pylist()
         found = self._predict({ordinals[row]: pixels for row, pixels in images.items()})
         rows = part_table(decoded, {row: found[ordinals[row]] for row in images}, self._categories)
         if rows.num_rows:
-            write_part(self._folder, rows, self._attempt)
-        failed = rows.num_rows - rows.column("error").null_count
-        return pa.table({"images": pa.array([rows.num_rows]), "failed": pa.array([failed])})
+            with used_plainly(self._out):
+                write_part(self._folder, rows, self._attempt)
+        return rows.num_rows, rows.num_rows - rows.column("error").null_count
 
     def predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
         """What the model finds in each. An error that the device does not recover from ends this process."""
@@ -447,19 +475,6 @@ class _RemoteWitness:
 def _model_options(config: SegmentConfig) -> dict[str, Any]:
     names = ("min_score", "nms", "max_detections", "proposals", "mask_threshold", "min_size", "max_size")
     return {name: getattr(config, name) for name in names}
-
-
-@contextlib.contextmanager
-def _written_by_us(out: str, folder: Folder) -> Iterator[None]:
-    """The lease of the output, held inside; OutputError if the output cannot be written to."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(Lease(folder))
-        except OutputError:
-            raise
-        except Exception as error:  # whatever a store's library raises: no such bucket, no credentials, read-only
-            raise OutputError(f"cannot write to {out!r}: {type(error).__name__}: {error}") from error
-        yield
 
 
 def _summary(out: str, published: Published, processed: int, elapsed_s: float, segment_s: float) -> Summary:

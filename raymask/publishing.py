@@ -38,7 +38,7 @@ from raymask.protocol import (
 )
 from raymask.published import ASIDE, INDEX_FILE, Published, PublishedFile, Shard, parse_published, plain_path
 from raymask.schema import images_schema, with_footer
-from raymask.storage import Folder
+from raymask.storage import Folder, used_plainly
 from raymask.tables import published_tables
 
 ROW_GROUP_ROWS = 65_536
@@ -114,16 +114,21 @@ def _read_index(out: str) -> tuple[bytes | None, Published]:
 
 def _on_the_cluster(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """call(*each) as Ray tasks, as they end. Few at a time: neither the driver nor the store sees a million at once."""
-    task = ray.remote(call).options(num_cpus=0.5)
+    task = ray.remote(_said_plainly).options(num_cpus=0.5)
     waiting: list[Any] = []
     queue = iter(arguments)
     while True:
         while len(waiting) < MAX_SHARDS_AT_ONCE and (each := next(queue, None)) is not None:
-            waiting.append(task.remote(*each))
+            waiting.append(task.remote(call, *each))
         if not waiting:
             return
         ready, waiting = ray.wait(waiting)
         yield from ray.get(ready)
+
+
+def _said_plainly(call: Callable[..., T], out: str, *more: Any) -> T:
+    with used_plainly(out):
+        return call(out, *more)
 
 
 def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan, before: Shard | None) -> tuple[int, Shard]:

@@ -47,7 +47,7 @@ def ray_node(*options: str, environment: Mapping[str, str]) -> Iterator[subproce
 def ray_cluster(*options: str) -> Iterator[dict[str, str]]:
     """The environment in which commands use a cluster of one machine with two cores, and not one of their own each.
 
-    Its workers have the environment of now. options: of `ray start --head`.
+    Its workers have the environment of now. options: of `ray start --head`. TEST_RAY_FOLDER has the cluster's logs.
     """
     port, folder = free_port(), tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
     # Who reaches an open port of Ray runs code there, so it asks for a token.
@@ -56,7 +56,7 @@ def ray_cluster(*options: str) -> Iterator[dict[str, str]]:
     head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}", "--num-cpus=2"]
     with ray_node(*head, *options, environment=environment) as process:
         wait_for(lambda: _listens(port), process)
-        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}", "TEST_RAY_FOLDER": folder}
     shutil.rmtree(folder, ignore_errors=True)
 
 
