@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import signal
 import sys
 import traceback
@@ -22,6 +23,7 @@ from raymask import __version__
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig, flag
 from raymask.errors import RaymaskError
 from raymask.training.config import TrainConfig
+from raymask.urls import without_credentials
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
     from raymask.pipeline import Plan, Summary
@@ -71,13 +73,15 @@ def summary_text(summary: Summary) -> str:
 
     out = summary.out.rstrip("/")
     rate = f", {summary.processed / summary.segment_s:,.1f} images/s" if summary.processed else ""
-    query = f"SELECT category, count(*) FROM '{out}/instances/*.parquet' GROUP BY 1 ORDER BY 2 DESC"
+    files = f"{out}/instances/*.parquet".replace("'", "''")
+    query = f"SELECT category, count(*) FROM '{files}' GROUP BY 1 ORDER BY 2 DESC"
+    code = f"import raymask; print(raymask.open({json.dumps(out)}).instances.to_pandas())"
     lines = [
         f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, "
         f"{summary.failed:,} failed. {summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
         *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
         f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
-        f"next     python -c \"import raymask; print(raymask.open('{out}').instances.to_pandas())\"",
+        f"next     python -c {shlex.quote(code)}",
         f"         or, in DuckDB: {query}",
     ]
     if summary.failed:
@@ -197,8 +201,15 @@ def run_command(command: str, options: dict[str, Any], debug: bool = False) -> i
         return INTERRUPTED
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(without_credentials(traceback.format_exc()), file=sys.stderr)
         return _say_error(error, debug)
+
+
+def harmless(text: str) -> str:
+    """Text for a terminal, with no credentials in it, and with no characters that would command the terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in without_credentials(text)
+    )
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -208,10 +219,10 @@ def _interrupt(*_: object) -> NoReturn:
 def _say_error(error: BaseException, debug: bool) -> int:
     known = next((e for e in _chain(error) if isinstance(e, RaymaskError)), None)
     if known is not None:
-        print(f"raymask: {known}", file=sys.stderr)
+        print(f"raymask: {harmless(str(known))}", file=sys.stderr)
     else:
         last = str(error).strip().splitlines()[-1:] or [""]
-        print(f"raymask: unexpected {type(error).__name__}: {last[0]}", file=sys.stderr)
+        print(f"raymask: unexpected {type(error).__name__}: {harmless(last[0])}", file=sys.stderr)
         if not debug:
             print("This is not an error of yours that raymask knows; --debug shows where it happened.", file=sys.stderr)
     return FAILED

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -12,12 +14,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 import ray.data
+from ray.exceptions import RayTaskError
 
-from raymask.errors import ConfigError
+from raymask.errors import ConfigError, RaymaskError
 
 # Reading, fetching, decoding and writing mostly wait for a store or for room: four such tasks share a core.
 TASK_CPUS = 0.25
@@ -39,6 +44,9 @@ GPU_CONCURRENT_CALLS = 2
 TRAINING_CPU_SHARE, VALIDATION_CPU_SHARE = 0.5, 0.25
 # Validation shares the GPU of a training worker where none is free. Large enough that no two such workers share one.
 TRAINING_GPU_SHARE = 0.875
+
+STRANGER_PATIENCE_S = 5.0
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +167,13 @@ def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingR
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(allow_open: bool = False) -> Iterator[None]:
     """Ray connected: the caller's session, the cluster at RAY_ADDRESS or on this machine, or a local one made here.
 
     A session begun here ends here. Ray's own log lines and progress bars are turned off meanwhile; raymask says what
-    a person needs to know.
+    a person needs to know. What tasks raise of raymask's own is raised here without Ray's traces around it.
+
+    ConfigError for a cluster that other machines can reach and that works for whoever asks, unless `allow_open`.
     """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data", "ray.train")]
     levels = [logger.level for logger in loggers]
@@ -177,6 +187,7 @@ def ray_session() -> Iterator[None]:
     if begun:
         on_sigterm = signal.getsignal(signal.SIGTERM)
         with _stderr_kept_back():
+            keep_token_private()
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own, which exits without a word
@@ -184,14 +195,66 @@ def ray_session() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     try:
+        if not allow_open:
+            check_not_open()
         with ray.data.DataContext.current(context):
             yield
+    except RayTaskError as error:
+        if not isinstance(error.cause, RaymaskError):
+            raise
+        # Ray Data appends lines of its own.
+        raise type(error.cause)(str(error.cause).partition("\n")[0]) from None
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if begun:
             ray.shutdown()
+
+
+def check_not_open() -> None:
+    """ConfigError if the connected cluster can be reached from elsewhere and answers whoever has no token."""
+    address = ray.get_runtime_context().gcs_address
+    host, _, _ = address.rpartition(":")
+    if is_loopback(host) or not _answers_without_token(address):
+        return
+    raise ConfigError(
+        f"the Ray cluster at {address} can be reached from other machines and asks for no token, so anyone there can "
+        f"run code as you; start it with RAY_AUTH_MODE=token, or give --allow-open-cluster"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
+
+
+def _answers_without_token(address: str) -> bool:
+    """Whether Ray's control service at HOST:PORT says its id to a stranger. It does so before it does anything else."""
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=STRANGER_PATIENCE_S)
+        except grpc.RpcError:
+            return False
+    return True
+
+
+def keep_token_private() -> None:
+    """Make the file with the token that a local Ray will want, for this user's eyes alone; Ray would let all read it.
+
+    One that is there, of this user, is closed to others.
+    """
+    if any(name in os.environ for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be written to, of which Ray will say more
+        path = Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), os.fdopen(os.open(path, _NEW_FILE, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ class ConsoleReporter:
             self._progress.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names may command a terminal
+        self._console.print(shown, markup=False)
 
     def images(self, done: int, failed: int, total: int) -> None:
         now_s = time.monotonic()

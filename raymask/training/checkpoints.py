@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,15 @@ def write_checkpoint(folder: str, model: Model, state: dict[str, Any]) -> ray.tr
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    """What `write_checkpoint` was given as state; tensors on the CPU."""
+    """What `write_checkpoint` was given as state; tensors on the CPU. OutputError if the file holds something else."""
     with checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+        data = Path(folder, STATE_FILE).read_bytes()
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # of a parser on any input
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OutputError(
+            f"{name_of(checkpoint)}/{STATE_FILE} cannot be loaded without running its code ({why}); begin anew from "
+            f"that checkpoint with --weights and another --out"
+        ) from error
     return state

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from raymask.errors import ConfigError
+from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.model import resolve_precision
 from raymask.training.augment import Target
 from raymask.training.checkpoints import checkpoint_name, read_state, write_checkpoint
@@ -112,7 +112,7 @@ class Progress:
         return self.network if self.average is None else self.average.module
 
 
-def run_worker(settings: dict[str, Any]) -> ConfigError | None:
+def run_worker(settings: dict[str, Any]) -> RaymaskError | None:
     """Ray Train calls this in every worker: from the last checkpoint, or the start, to the end.
 
     Returns why it cannot go on, the same in every worker: what is raised, Ray Train would try again.
@@ -128,7 +128,10 @@ def run_worker(settings: dict[str, Any]) -> ConfigError | None:
     progress = Progress(network, make_optimizer(config, network), averaged(network, config.ema) if config.ema else None)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
-        progress.restore(read_state(checkpoint))
+        try:
+            progress.restore(read_state(checkpoint))
+        except OutputError as error:
+            return error
     model = ray.train.torch.prepare_model(network, move_to_device=device)
     step_images = config.batch_size * config.accumulate * workers
     if rank == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,7 @@ def _backbone_tensors(weights: str | None) -> dict[str, Tensor] | None:
             return None
         try:
             tensors: dict[str, Tensor] = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
             raise ConfigError(
                 f"torchvision's weights {weights} cannot be had ({error}); give a file instead"
             ) from error

@@ -38,7 +38,7 @@ from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
 from raymask.progress import Reporter, Silent, duration_text
-from raymask.storage import Folder, absolute, join
+from raymask.storage import Folder, absolute, join, used_plainly
 from raymask.training.augment import Augmentation
 from raymask.training.checkpoints import RUN_NAME, RUNS_FOLDER, Storage, images_of, name_of
 from raymask.training.config import TrainConfig
@@ -57,7 +57,18 @@ READ_AHEAD_BYTES = 256 * 1024 * 1024  # samples that wait for each worker
 
 # Options that a run may be gone on with although they differ: they say how, not what.
 FREE_OPTIONS = frozenset(
-    {"out", "workers", "precision", "checkpoint_images", "max_failures", "quiet", "epochs", "trust_images", "track"}
+    {
+        "out",
+        "workers",
+        "precision",
+        "checkpoint_images",
+        "max_failures",
+        "quiet",
+        "epochs",
+        "trust_images",
+        "track",
+        "allow_open_cluster",
+    }
     | {"val", "val_images", "val_interval", "max_pixels", "max_bytes"}
 )
 
@@ -86,7 +97,7 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
     started_s = time.monotonic()
     config = with_absolute_paths(config)
     kept = Folder(config.out).sub(RUNS_FOLDER)
-    with ray_session(), Lease(kept):
+    with ray_session(config.allow_open_cluster), used_plainly(config.out), Lease(kept):
         check_same(config, kept)
         rows = prepared_rows(config, kept, report)
         check_validation(config, rows)
