@@ -30,6 +30,10 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def small_model() -> Model:
+    return make_small_model()
+
+
+def make_small_model() -> Model:
     """A Mask R-CNN with random weights that finds five objects in any picture, in some 20 ms."""
     torch.manual_seed(7)
     spec = ModelSpec(
