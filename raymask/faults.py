@@ -92,6 +92,11 @@ def is_about_credentials(error: BaseException) -> bool:
     return type(error).__name__ in _CREDENTIAL_ERRORS or s3_code(error) in _BAD_CREDENTIALS
 
 
+def is_absence(error: BaseException) -> bool:
+    """Whether a web server says that there is nothing, or nothing any more."""
+    return _http_status(error) in (404, 410)
+
+
 def is_full(error: BaseException) -> bool:
     """Whether there is no room left to write to."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM

@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.faults import (
     is_about_credentials,
+    is_absence,
     is_beyond_end,
     is_full,
     is_refusal,
@@ -137,7 +138,7 @@ def _info(fs: Any, path: str) -> dict[str, Any]:
         info: dict[str, Any] = fs.info(path)
     except OSError as error:
         cause = error.__cause__
-        if cause is not None and type(cause).__module__.startswith("aiohttp"):
+        if cause is not None and type(cause).__module__.startswith("aiohttp") and not is_absence(cause):
             raise cause from None  # of web servers fsspec says "not found", whatever happened
         if is_s3(fs) and s3_code(error) in ("400", "403"):
             fs.read_version(path, 0, 1)  # the answer to a HEAD has no room for the reason

@@ -29,7 +29,7 @@ def segmented(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> tu
     """A run of nine pictures, two of them broken: how it ended, its source and its output."""
     source = draw_folder(tmp_path_factory.mktemp("in"), 7, broken=2)
     (source / "notes.txt").write_text("not an image")
-    out = tmp_path_factory.mktemp("out")
+    out = tmp_path_factory.mktemp("out") / 'it\'s $HOME "out"'
     return raymask("segment", str(source), "--out", str(out), "--weights", model_folder), source, out
 
 
@@ -50,13 +50,14 @@ def test_a_run_says_what_it_found_and_how_it_ended(segmented: tuple[Outcome, Pat
 def test_the_commands_that_it_says_come_next_work(segmented: tuple[Outcome, Path, Path]) -> None:
     outcome, _, _ = segmented
     [query] = re.findall(r"in DuckDB: (.*)", outcome.stdout)
-    [python] = re.findall(r'python -c "(.*)"', outcome.stdout)
+    [python] = re.findall(r"next +python (-c .*)", outcome.stdout)
     import duckdb
 
     found = duckdb.sql(query)
     assert found is not None
     assert sum(count for _, count in found.fetchall()) == 35
-    shown = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, check=True, timeout=60)
+    command = f"{sys.executable} {python}"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, timeout=60)
     assert "[35 rows x 12 columns]" in shown.stdout
 
 

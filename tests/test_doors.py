@@ -24,7 +24,7 @@ from test_fetch import ODD_NAMES
 from test_weights import Canary
 
 import raymask
-from raymask import cluster, web
+from raymask import cluster, storage, web
 from raymask.cli import harmless, main
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
@@ -254,6 +254,7 @@ def outcome(url: str, size: int | None) -> bytes | ErrorKind:
 
 @pytest.mark.parametrize("size", [4, None])
 def test_nothing_is_read_from_private_addresses(size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "ATTEMPTS", 1)
     with web_server("127.0.0.1") as (one, _), web_server("127.0.0.2") as (other, asked):
         port = other.rpartition(":")[2]
         for url in (other, f"http://localhost:{port}", f"http://[::1]:{port}", f"http://[::ffff:7f00:2]:{port}"):
