@@ -420,7 +420,7 @@ class Worker:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """One row of `COUNTS`, which is all that goes back to the driver; what is raised goes that way too.
 
-        An exception that left a worker of several threads would end neither this call nor the run.
+        Where an exception left a worker of several threads, the run was seen to stand still.
         """
         images = failed = 0
         error: str | None = None
