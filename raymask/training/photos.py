@@ -1,0 +1,57 @@
+"""The images of annotated rows: their pixels, or in words why there are none. Without torch, as few need it here."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+
+from raymask.cluster import TASK_CPUS
+from raymask.decode import decode
+from raymask.errors import Failure
+from raymask.fetch import Fetched, Place, fetch
+
+CHECK_ROWS = 32
+
+
+def pixels_of(row: dict[str, Any], fetched: Fetched | Failure, max_pixels: int) -> NDArray[np.uint8] | str:
+    """H x W x 3 uint8 of the size that was annotated, or in words why not."""
+    image = fetched if isinstance(fetched, Failure) else decode(fetched.data, max_pixels=max_pixels)
+    if isinstance(image, Failure):
+        return str(image.kind)
+    same = image.pixels.shape[:2] == (row["height"], row["width"])
+    return image.pixels if same else "size is not the annotated one"
+
+
+def find_unreadable(rows: pa.Table, max_pixels: int, max_bytes: int) -> dict[str, str]:
+    """The images that cannot be read or have another size than annotated: uri -> why, in words."""
+    chunks = [
+        rows.select(["uri", "height", "width"]).slice(start, CHECK_ROWS)
+        for start in range(0, rows.num_rows, CHECK_ROWS)
+    ]
+    checked = ray.data.from_arrow(chunks).map_batches(
+        partial(_check, max_pixels=max_pixels, max_bytes=max_bytes),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=TASK_CPUS,
+    )
+    failed: dict[str, str] = {}
+    batch: Any
+    for batch in checked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        failed |= dict(zip(batch.column("uri").to_pylist(), batch.column("why").to_pylist(), strict=True))
+    return failed
+
+
+def _check(rows: pa.Table, *, max_pixels: int, max_bytes: int) -> pa.Table:
+    listed = rows.to_pylist()
+    results = fetch([Place(row["uri"]) for row in listed], max_bytes=max_bytes)
+    failed = {}
+    for row, fetched in zip(listed, results, strict=True):
+        pixels = pixels_of(row, fetched, max_pixels)
+        if isinstance(pixels, str):
+            failed[row["uri"]] = f"images that cannot be read ({pixels}), left out"
+    return pa.table({"uri": pa.array(failed.keys(), pa.string()), "why": pa.array(failed.values(), pa.string())})
