@@ -21,9 +21,7 @@ from ray.data.block import BlockMetadata
 from raymask.training.storage import Storage
 
 MIN_TASK_SAMPLES = 8  # that one fetch-decode-augment task makes at the least
-MAX_TASKS = (
-    10_000  # and how many such tasks one stream is cut into at the most; Ray Data puts each into its store first
-)
+MAX_TASKS = 10_000  # of one stream; Ray Data puts each into its store before the first begins
 # Making samples is work for a core, unlike reading alone; each such process takes seconds to import torch, too.
 SAMPLE_CPUS = 0.5
 PAUSE_S = 0.02
