@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +65,6 @@ SHARES_OF_CALL = 16  # how many shares of a small run are made for each call tha
 TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
 MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
 DEVICE_FAULT = 70  # exit code of a worker whose device has failed
-BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are more than `BLOCK_BYTES`; decoder: see `Sandbox`.
+    images travel together, unless their pixels are many; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -357,28 +356,18 @@ def read_images(
         else Place(r["uri"])
         for r in listed
     ]
-    ready: list[DecodedRow] = []
-    with borrowed_sandbox(
-        max_bytes=max_bytes, max_pixels=max_pixels, room_bytes=BLOCK_BYTES, decoder=decoder
-    ) as sandbox:
-        for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
-            ready.append(decode_row(row["ordinal"], row["uri"], fetched, sandbox.decode))
-            if len(ready) == rows_per_block or sandbox.is_full:
-                yield decoded_table(ready)
-                ready = []
-                sandbox.clear()
-        if ready:
-            yield decoded_table(ready)
+    with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
+        fetched = fetch(places, max_bytes=max_bytes)
+        files = (((r, f), f if isinstance(f, Failure) else f.data) for r, f in zip(listed, fetched, strict=True))
+        for block in sandbox.blocks(files, rows_per_block):
+            yield decoded_table([decoded_row(r["ordinal"], r["uri"], f, image) for (r, f), image in block])
 
 
-def decode_row(
-    ordinal: int, uri: str, fetched: Fetched | Failure, decode: Callable[[bytes], Image | Failure]
-) -> DecodedRow:
+def decoded_row(ordinal: int, uri: str, fetched: Fetched | Failure, image: Image | Failure) -> DecodedRow:
     """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
     if isinstance(fetched, Failure):
         return DecodedRow(ordinal, uri, fetched)
     size = len(fetched.data)
-    image = decode(fetched.data)
     if isinstance(image, Failure):
         return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,11 @@ from ray.data.block import BlockMetadata
 from torch import Tensor
 
 from raymask.cluster import TASK_CPUS
-from raymask.decode import decode
+from raymask.decode import Image
 from raymask.errors import ConfigError, Failure
 from raymask.fetch import Fetched, Place, fetch, fetch_one
 from raymask.masks import decode as decode_mask
+from raymask.sandbox import DECODER, Sandbox, borrowed_sandbox
 from raymask.training.augment import Augmentation, Target
 
 MIN_TASK_SAMPLES = 8  # that one fetch-decode-augment task makes at the least
@@ -54,7 +57,10 @@ SAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are made of rows. rows: reference to a table in `raymask.training.dataset.ROWS`."""
+    """How samples are made of rows.
+
+    rows: reference to a table in `raymask.training.dataset.ROWS`; decoder: see `Sandbox`.
+    """
 
     rows: ray.ObjectRef[pa.Table]
     row_count: int
@@ -62,6 +68,10 @@ class Reading:
     augmentation: Augmentation | None
     max_pixels: int
     max_bytes: int
+    decoder: str = DECODER
+
+    def sandbox(self) -> AbstractContextManager[Sandbox]:
+        return borrowed_sandbox(max_bytes=self.max_bytes, max_pixels=self.max_pixels, decoder=self.decoder)
 
 
 def stream_samples(reading: Reading, first: int, stop: int) -> ray.data.Dataset:
@@ -116,24 +126,33 @@ def make_samples(reading: Reading, first: int, stop: int) -> Iterator[pa.Table]:
     """
     numbers = range(first, stop)
     rows = ray.get(reading.rows).take(pa.array([row_of(reading, n) for n in numbers])).to_pylist()
-    places = [Place(row["uri"]) for row in rows]
-    for number, row, fetched in zip(numbers, rows, fetch(places, max_bytes=reading.max_bytes), strict=True):
-        pixels, replaced = _decoded(row, fetched, reading.max_pixels), None
-        for ahead in range(1, MAX_REPLACEMENTS + 1):
-            if not isinstance(pixels, str):
-                break
-            replaced = replaced or row["uri"]
-            row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
-            pixels = _decoded(row, fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes), reading.max_pixels)
-        if isinstance(pixels, str):
-            raise ConfigError(
-                f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {row['uri']!r} "
-                f"({pixels}); see to the store, then run the same command again"
-            )
-        image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(row)
-        if reading.augmentation is not None:
-            image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
-        yield sample_table(number, image, target, replaced)
+    files = fetch([Place(row["uri"]) for row in rows], max_bytes=reading.max_bytes)
+    with reading.sandbox() as sandbox:
+        for number, row, fetched in zip(numbers, rows, files, strict=True):
+            read, pixels, replaced = _readable(reading, sandbox, number, row, fetched)
+            image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(read)
+            if reading.augmentation is not None:
+                image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
+            yield sample_table(number, image, target, replaced)
+
+
+def _readable(
+    reading: Reading, sandbox: Sandbox, number: int, row: dict[str, Any], fetched: Fetched | Failure
+) -> tuple[dict[str, Any], NDArray[np.uint8], str | None]:
+    """The row of a sample or the next that can be read, its pixels, and whose place it has, if another's."""
+    wanted = row["uri"]
+    for ahead in range(1, MAX_REPLACEMENTS + 2):
+        image = fetched if isinstance(fetched, Failure) else sandbox.decode(fetched.data)
+        pixels = _pixels(row, image)
+        if not isinstance(pixels, str):
+            return row, pixels, None if ahead == 1 else wanted
+        last = row["uri"]
+        row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
+        fetched = fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes)
+    raise ConfigError(
+        f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {last!r} "
+        f"({pixels}); see to the store, then run the same command again"
+    )
 
 
 def row_of(reading: Reading, number: int) -> int:
@@ -165,9 +184,8 @@ def target_of(row: dict[str, Any]) -> Target:
     }
 
 
-def _decoded(row: dict[str, Any], fetched: Fetched | Failure, max_pixels: int) -> NDArray[np.uint8] | str:
+def _pixels(row: dict[str, Any], image: Image | Failure) -> NDArray[np.uint8] | str:
     """H x W x 3 uint8 of the size that was annotated, or in words why not."""
-    image = fetched if isinstance(fetched, Failure) else decode(fetched.data, max_pixels=max_pixels)
     if isinstance(image, Failure):
         return str(image.kind)
     same = image.pixels.shape[:2] == (row["height"], row["width"])
@@ -210,14 +228,14 @@ def batch_of(samples: pa.Table) -> tuple[list[Tensor], list[Target]]:
     return images, targets
 
 
-def find_unreadable(rows: pa.Table, max_pixels: int, max_bytes: int) -> dict[str, str]:
+def find_unreadable(rows: pa.Table, max_pixels: int, max_bytes: int, decoder: str) -> dict[str, str]:
     """The images that cannot be read or have another size than annotated: uri -> why, in words."""
     chunks = [
         rows.select(["uri", "height", "width"]).slice(start, CHECK_ROWS)
         for start in range(0, rows.num_rows, CHECK_ROWS)
     ]
     checked = ray.data.from_arrow(chunks).map_batches(
-        partial(_check, max_pixels=max_pixels, max_bytes=max_bytes),
+        partial(_check, max_pixels=max_pixels, max_bytes=max_bytes, decoder=decoder),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=TASK_CPUS,
@@ -229,12 +247,14 @@ def find_unreadable(rows: pa.Table, max_pixels: int, max_bytes: int) -> dict[str
     return failed
 
 
-def _check(rows: pa.Table, *, max_pixels: int, max_bytes: int) -> pa.Table:
+def _check(rows: pa.Table, *, max_pixels: int, max_bytes: int, decoder: str) -> pa.Table:
     listed = rows.to_pylist()
-    results = fetch([Place(row["uri"]) for row in listed], max_bytes=max_bytes)
+    files = fetch([Place(row["uri"]) for row in listed], max_bytes=max_bytes)
+    pairs = ((row, f if isinstance(f, Failure) else f.data) for row, f in zip(listed, files, strict=True))
     failed = {}
-    for row, fetched in zip(listed, results, strict=True):
-        pixels = _decoded(row, fetched, max_pixels)
-        if isinstance(pixels, str):
-            failed[row["uri"]] = f"images that cannot be read ({pixels}), left out"
+    with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
+        for row, image in chain.from_iterable(sandbox.blocks(pairs, CHECK_ROWS)):
+            pixels = _pixels(row, image)
+            if isinstance(pixels, str):
+                failed[row["uri"]] = f"images that cannot be read ({pixels}), left out"
     return pa.table({"uri": pa.array(failed.keys(), pa.string()), "why": pa.array(failed.values(), pa.string())})
