@@ -194,7 +194,13 @@ def stages_of(photos: Path, count: int = 1000) -> dict[str, float]:
 
 def decode_all(batch: list[tuple[int, Fetched]], places: list[Place]) -> list[Any]:
     return [
-        decoded_row(ordinal, places[ordinal].uri, fetched, decode(fetched.data, max_pixels=MAX_PIXELS))
+        decoded_row(
+            ordinal,
+            places[ordinal].uri,
+            decode(fetched.data, max_pixels=MAX_PIXELS),
+            len(fetched.data),
+            fetched.etag,
+        )
         for ordinal, fetched in batch
     ]
 

@@ -276,7 +276,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are many; decoder: see `Sandbox`.
+    images travel together, unless their pixels are many, see `Sandbox.blocks`; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -358,19 +358,27 @@ def read_images(
     ]
     with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
         fetched = fetch(places, max_bytes=max_bytes)
-        files = (((r, f), f if isinstance(f, Failure) else f.data) for r, f in zip(listed, fetched, strict=True))
+        files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
         for block in sandbox.blocks(files, rows_per_block):
-            yield decoded_table([decoded_row(r["ordinal"], r["uri"], f, image) for (r, f), image in block])
+            yield decoded_table(
+                [decoded_row(r["ordinal"], r["uri"], image, size, etag) for (r, size, etag), image in block]
+            )
 
 
-def decoded_row(ordinal: int, uri: str, fetched: Fetched | Failure, image: Image | Failure) -> DecodedRow:
-    """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
+def _without_data(
+    row: dict[str, Any], fetched: Fetched | Failure
+) -> tuple[tuple[dict[str, Any], int | None, str | None], bytes | Failure]:
+    """What a row of the tables says of a file, and beside it the file, which need not be held as long."""
     if isinstance(fetched, Failure):
-        return DecodedRow(ordinal, uri, fetched)
-    size = len(fetched.data)
+        return (row, None, None), fetched
+    return (row, len(fetched.data), fetched.etag), fetched.data
+
+
+def decoded_row(ordinal: int, uri: str, image: Image | Failure, size: int | None, etag: str | None) -> DecodedRow:
+    """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
     if isinstance(image, Failure):
-        return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
-    return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
+        return DecodedRow(ordinal, uri, image, bytes=size, etag=etag)
+    return DecodedRow(ordinal, uri, image.pixels, image.format, size, etag)
 
 
 class Worker:

@@ -151,7 +151,10 @@ def test_a_run_in_which_images_kill_model_workers_or_do_not_fit_them(
     assert failed["0003-red"] == ("crashed_worker", f"{MAX_DEATHS} model workers have died at it")
     assert failed["0008-green"][0] == "out_of_memory"
     assert failed["0008-green"][1].startswith("48 x 64 does not fit cpu: ")
-    predictor, found = Predictor(model_folder, device="cpu"), pq.read_table(out / "instances").to_pandas()
+    predictor, found = (
+        Predictor(model_folder, device="cpu", precision="fp32"),
+        pq.read_table(out / "instances").to_pandas(),
+    )
     for number in range(12):
         [alone] = predictor([np.array(draw_picture(number))])
         assert isinstance(alone, Detections)
