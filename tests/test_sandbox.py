@@ -121,19 +121,29 @@ def test_a_decoder_that_dies_costs_its_image(poisoned: Sandbox, marker: bytes, s
     assert_works(poisoned)
 
 
-def test_of_many_files_only_those_fail_that_kill_a_child(poisoned: Sandbox) -> None:
-    """Those behind them are no worse off, not even for the second time."""
-    markers = [b"ABORT!!", b"EXIT!!!", b"LIES!!!", b"NO-JSON", b"GROW!!!"]
+def test_of_many_files_only_those_fail_that_kill_a_child(poisoned: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind them are no worse off, and no child is begun for nothing."""
+    begun = []
+
+    def begin(*arguments: Any) -> process.Child:
+        begun.append(process.Child(*arguments))
+        return begun[-1]
+
+    lies = "an answer that cannot be, an answer that cannot be"
+    said = {b"ABORT!!": "SIGABRT, SIGABRT", b"EXIT!!!": "exit code 3, exit code 3", b"LIES!!!": lies, b"NO-JSON": lies}
     files = [picture(n) for n in range(10)]
-    for place, marker in zip((0, 3, 4, 9, 14), markers, strict=True):
+    for place, marker in zip((0, 3, 4, 9, 14), (*said, b"GROW!!!"), strict=True):
         files.insert(place, marker)
+    assert_works(poisoned)
+    monkeypatch.setattr(sandbox, "Child", begin)
     for data, result in zip(files, outcomes(poisoned, files), strict=True):
-        if data in markers:
-            assert isinstance(result, Failure)
-            expected = ErrorKind.OUT_OF_MEMORY if data == b"GROW!!!" else ErrorKind.CRASHED_WORKER
-            assert result.kind is expected
+        if data in said:
+            assert result == Failure(ErrorKind.CRASHED_WORKER, f"decoding it ended its process: {said[data]}")
+        elif data == b"GROW!!!":
+            assert isinstance(result, Failure) and result.kind is ErrorKind.OUT_OF_MEMORY
         else:
             assert_as_decoded_alone(data, result)
+    assert len(begun) == 2 * len(said)
 
 
 def test_a_child_that_says_it_is_done_too_early_is_found_out(poisoned: Sandbox) -> None:
@@ -232,6 +242,7 @@ def test_an_interrupted_request_is_not_answered_later(poisoned: Sandbox, monkeyp
         patch.setattr(process.Child, "_said", interrupted)
         with pytest.raises(KeyboardInterrupt):
             poisoned.decode(b"PROCESS")
+    monkeypatch.setattr(sandbox, "CHILDREN_PER_IMAGE", 1)  # at the first try
     assert_works(poisoned)
 
 

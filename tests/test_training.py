@@ -20,6 +20,7 @@ from raymask.errors import ConfigError, OutputError
 from raymask.masks import decode
 from raymask.model import build, load_model
 from raymask.progress import Silent
+from raymask.storage import Folder
 from raymask.training import trainer
 from raymask.training.config import TrainConfig
 from raymask.training.dataset import read_rows
@@ -125,9 +126,10 @@ def test_an_image_that_kills_its_decoder_is_left_out_and_counted(
     write_data_set(tmp_path, 4, 1, seed=4)
     poison = min((tmp_path / "train").iterdir())
     poison.write_bytes(b"ABORT!!")
-    summary = train(options(tmp_path, tmp_path / "out", epochs=1, batch_size=3))
-    assert summary.images == summary.images_seen == 3
-    assert summary.problems["images that cannot be read (crashed_worker), left out"] == 1
+    rows = trainer.prepared_rows(options(tmp_path, tmp_path / "out"), Folder(str(tmp_path / "kept")), Silent())
+    assert rows.table.num_rows == 3
+    assert str(poison) not in rows.table.column("uri").to_pylist()
+    assert rows.problems["images that cannot be read (crashed_worker), left out"] == 1
 
 
 @pytest.mark.usefixtures("ray_session")

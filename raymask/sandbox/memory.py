@@ -1,6 +1,6 @@
 """The memory that parent and child share: what is to be decoded, what became of it, and the pixels.
 
-    orders and answers (`_TABLE`) | files, one behind the other | pixels, one image behind the other
+    order, done, files' places, answers | files, one behind the other | pixels, one image behind the other
 
 Whoever holds an end may be given anything by the other: the parent checks what it reads, and reads each thing once.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,21 +22,18 @@ from numpy.typing import NDArray
 from raymask.decode import Image
 from raymask.errors import ErrorKind, Failure
 
-GROUP = 32  # files that are decoded at one request, at the most: each request costs a fiftieth of a small photo
+GROUP = 32  # files that are decoded at one request, at the most: a request takes 70 us, a small photo 1,200
 GROUP_BYTES = 16 * 1024 * 1024  # and how much of them, and a file more
 
-_FILE = np.dtype([("start", np.int64), ("bytes", np.int64)])
-# Text is ASCII. kind: of a failure, b"" for an image.
-_ANSWER = np.dtype([("kind", "S32"), ("detail", "S200"), ("format", "S32"), ("height", np.int64), ("width", np.int64)])
-_TABLE = np.dtype(
-    [
-        ("files", np.int64),
-        ("used", np.int64),  # bytes of pixels that stay, from when these files were laid out
-        ("done", np.int64),  # how many are, in their order
-        ("file", _FILE, GROUP),
-        ("answer", _ANSWER, GROUP),
-    ]
-)
+_ORDER = struct.Struct("<qq")  # number of files, and bytes of pixels from earlier ones that stay
+_DONE = struct.Struct("<q")  # how many of the files are, in their order
+_FILE = struct.Struct("<qq")  # where it begins, and its bytes
+_ANSWER = struct.Struct("<32s200s32sqq")  # kind of failure, its detail; or format, height, width. Text is ASCII
+
+_DONE_AT = _ORDER.size
+_FILES_AT = _DONE_AT + _DONE.size
+_ANSWERS_AT = _FILES_AT + GROUP * _FILE.size
+_TABLE_BYTES = _ANSWERS_AT + GROUP * _ANSWER.size
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Sizes:
 
     @property
     def files_at(self) -> int:
-        return _whole_pages(_TABLE.itemsize)
+        return _whole_pages(_TABLE_BYTES)
 
     @property
     def pixels_at(self) -> int:
@@ -84,7 +82,6 @@ class ParentMemory:
         self._sizes = sizes
         self._memory = mmap.mmap(file, 0)
         self._bytes = np.frombuffer(self._memory, np.uint8)
-        self._table = np.frombuffer(self._memory, _TABLE, 1)[0]
         self._used = 0
         self._ordered = 0
 
@@ -105,22 +102,25 @@ class ParentMemory:
         start = self._sizes.files_at
         for number, data in enumerate(files):
             assert len(data) <= self._sizes.max_bytes
-            self._bytes[start : start + len(data)] = np.frombuffer(data, np.uint8)
-            self._table["file"][number] = start, len(data)
+            self._memory[start : start + len(data)] = data
+            _FILE.pack_into(self._memory, _FILES_AT + number * _FILE.size, start, len(data))
             start += len(data)
-        self._table["answer"]["kind"], self._table["answer"]["height"] = b"", 0  # which is no answer
-        self._table["files"], self._table["used"], self._table["done"] = len(files), self._used, 0
+        self._memory[_ANSWERS_AT:_TABLE_BYTES] = bytes(_TABLE_BYTES - _ANSWERS_AT)  # which are no answers
+        _ORDER.pack_into(self._memory, 0, len(files), self._used)
+        _DONE.pack_into(self._memory, _DONE_AT, 0)
         self._ordered = len(files)
 
     @property
     def done(self) -> int:
         """How many of the files are done, by the child's word; at the most as many as were ordered."""
-        return min(max(int(self._table["done"]), 0), self._ordered)
+        (done,) = _DONE.unpack_from(self._memory, _DONE_AT)
+        return min(max(done, 0), self._ordered)
 
     def outcome(self, number: int) -> Image | Failure:
         """What became of a file that is done, each asked for once and in order; ValueError if that cannot be."""
-        kind, detail, image_format, height, width = self._table["answer"][number].item()
-        if kind:
+        place = _ANSWERS_AT + number * _ANSWER.size
+        kind, detail, image_format, height, width = _ANSWER.unpack_from(self._memory, place)
+        if kind[0]:
             return Failure(ErrorKind(_text(kind)), _text(detail))
         if height < 1 or width < 1 or height * width > self._sizes.max_pixels:
             raise ValueError(f"{height} x {width} pixels")
@@ -135,34 +135,35 @@ class ChildMemory:
 
     def __init__(self, file: int, sizes: Sizes) -> None:
         self._sizes = sizes
-        self._bytes = np.frombuffer(mmap.mmap(file, 0), np.uint8)
-        self._table = np.frombuffer(self._bytes, _TABLE, 1)[0]
+        self._memory = memoryview(mmap.mmap(file, 0))
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+        self._used = self._done = 0
 
     def files(self) -> Iterator[tuple[memoryview, NDArray[np.uint8]]]:
-        """The files to decode, each with the place for its pixels; as long as there is room and memory for them."""
-        for number in range(self._table["files"]):
-            used = int(self._table["used"])
-            if self._sizes.is_full(used):
-                break
-            start, size = self._table["file"][number].item()
-            place = self._sizes.pixels_at + used
-            yield self._bytes[start : start + size].data, self._bytes[place : place + 3 * self._sizes.max_pixels]
+        """The files to decode, each with the place for its pixels, as long as there is room; `answer` each in turn."""
+        ordered, self._used = _ORDER.unpack_from(self._memory, 0)
+        self._done = 0
+        while self._done < ordered and not self._sizes.is_full(self._used):
+            start, size = _FILE.unpack_from(self._memory, _FILES_AT + self._done * _FILE.size)
+            place = self._sizes.pixels_at + self._used
+            yield self._memory[start : start + size], self._bytes[place : place + 3 * self._sizes.max_pixels]
 
     def answer(self, outcome: Image | Failure) -> None:
-        """Note what became of the next file, whose pixels are in their place."""
-        number = int(self._table["done"])
+        """Note what became of the file, whose pixels are in their place."""
         if isinstance(outcome, Failure):
-            self._table["answer"][number] = _ascii(outcome.kind.value), _ascii(outcome.detail), b"", 0, 0
+            answer = _ascii(outcome.kind.value), _ascii(outcome.detail), b"", 0, 0
         else:
             height, width, _ = outcome.pixels.shape
-            self._table["answer"][number] = b"", b"", _ascii(outcome.format), height, width
-            self._table["used"] += outcome.pixels.nbytes
-        self._table["done"] = number + 1
+            answer = b"", b"", _ascii(outcome.format), height, width
+            self._used += outcome.pixels.nbytes
+        _ANSWER.pack_into(self._memory, _ANSWERS_AT + self._done * _ANSWER.size, *answer)
+        self._done += 1
+        _DONE.pack_into(self._memory, _DONE_AT, self._done)
 
 
 def _ascii(text: str) -> bytes:
     return text.encode("ascii", "backslashreplace")
 
 
-def _text(ascii_text: bytes) -> str:
-    return ascii_text.decode("ascii", "backslashreplace")  # whatever it is, every table takes it
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode("ascii", "backslashreplace")  # whatever it is, every table takes it
