@@ -31,8 +31,8 @@ from raymask.tables import decoded_table
 
 MAX_BYTES, MAX_PIXELS = 256 * 1024 * 1024, 100_000_000
 IMAGES_PER_PART = 32
-ROUNDS = 7
-SIZES_HW = {(480, 640): 320, (1080, 1920): 64}
+ROUNDS = 15
+SIZES_HW = {(480, 640): 160, (1080, 1920): 32}
 
 File = tuple[tuple[int, int], bytes | Failure]  # number, size and content
 Block = list[tuple[tuple[int, int], Image | Failure]]

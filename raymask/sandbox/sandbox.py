@@ -16,7 +16,7 @@ from raymask.sandbox.memory import GROUP, GROUP_BYTES, ParentMemory, Sizes, shar
 from raymask.sandbox.process import LIED, Child
 
 DECODER = "raymask.decode:decode"
-ROOM_BYTES = 64 * 1024 * 1024
+ROOM_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 # A crash may be another's doing, such as the kernel's who was short of memory: then a second child finds out.
 CHILDREN_PER_IMAGE = 2
 
@@ -156,6 +156,18 @@ class Sandbox:
             self.close()
 
 
+def _await_group(waiting: deque[_Waiting[T]], coming: Iterator[tuple[T, bytes | Failure]], most: int) -> bool:
+    """Let come what makes a group, of `most` at the most; whether there is any."""
+    held_bytes = sum(len(w.data) for w in waiting if isinstance(w.data, bytes))
+    while len(waiting) < most and held_bytes < GROUP_BYTES:
+        one = next(coming, None)
+        if one is None:
+            break
+        waiting.append(_Waiting(*one))
+        held_bytes += len(one[1]) if isinstance(one[1], bytes) else 0
+    return bool(waiting)
+
+
 _idle: dict[tuple[int, int, str], list[Sandbox]] = {}
 
 
@@ -172,15 +184,3 @@ def borrowed_sandbox(*, max_bytes: int, max_pixels: int, decoder: str) -> Iterat
         yield sandbox
     finally:
         idle.append(sandbox)
-
-
-def _await_group(waiting: deque[_Waiting[T]], coming: Iterator[tuple[T, bytes | Failure]], most: int) -> bool:
-    """Let come what makes a group, of `most` at the most; whether there is any."""
-    held_bytes = sum(len(w.data) for w in waiting if isinstance(w.data, bytes))
-    while len(waiting) < most and held_bytes < GROUP_BYTES:
-        one = next(coming, None)
-        if one is None:
-            break
-        waiting.append(_Waiting(*one))
-        held_bytes += len(one[1]) if isinstance(one[1], bytes) else 0
-    return bool(waiting)
