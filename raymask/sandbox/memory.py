@@ -113,7 +113,7 @@ class ParentMemory:
     @property
     def done(self) -> int:
         """How many of the files are done, by the child's word; at the most as many as were ordered."""
-        (done,) = _DONE.unpack_from(self._memory, _DONE_AT)
+        done: int = _DONE.unpack_from(self._memory, _DONE_AT)[0]
         return min(max(done, 0), self._ordered)
 
     def outcome(self, number: int) -> Image | Failure:
