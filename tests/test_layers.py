@@ -14,7 +14,7 @@ import raymask
 ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
-    {"errors", "s3"},
+    {"errors", "s3", "turns"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
     {"sources", "journal", "cluster", "sandbox"},

@@ -8,6 +8,7 @@ would have seen. Rows are shuffled, never pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import raymask.model.light_torchvision  # noqa: F401  # before what imports torchvision
-from raymask.errors import ConfigError
-from raymask.fetch import Place, fetch, fetch_one
+from raymask.errors import ConfigError, Failure
+from raymask.fetch import Fetched, Place, fetch, fetch_one
 from raymask.masks import decode as decode_mask
+from raymask.sandbox import DECODER, Sandbox, borrowed_sandbox
 from raymask.training.augment import Augmentation, Target
 from raymask.training.photos import pixels_of
 
@@ -45,7 +47,10 @@ SAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are made of rows. rows: reference to a table in `raymask.training.dataset.ROWS`."""
+    """How samples are made of rows.
+
+    rows: reference to a table in `raymask.training.dataset.ROWS`; decoder: see `Sandbox`.
+    """
 
     rows: ray.ObjectRef[pa.Table]
     row_count: int
@@ -53,6 +58,10 @@ class Reading:
     augmentation: Augmentation | None
     max_pixels: int
     max_bytes: int
+    decoder: str = DECODER
+
+    def sandbox(self) -> AbstractContextManager[Sandbox]:
+        return borrowed_sandbox(max_bytes=self.max_bytes, max_pixels=self.max_pixels, decoder=self.decoder)
 
 
 def make_samples(reading: Reading, first: int, stop: int) -> Iterator[pa.Table]:
@@ -62,24 +71,33 @@ def make_samples(reading: Reading, first: int, stop: int) -> Iterator[pa.Table]:
     """
     numbers = range(first, stop)
     rows = ray.get(reading.rows).take(pa.array([row_of(reading, n) for n in numbers])).to_pylist()
-    places = [Place(row["uri"]) for row in rows]
-    for number, row, fetched in zip(numbers, rows, fetch(places, max_bytes=reading.max_bytes), strict=True):
-        pixels, replaced = pixels_of(row, fetched, reading.max_pixels), None
-        for ahead in range(1, MAX_REPLACEMENTS + 1):
-            if not isinstance(pixels, str):
-                break
-            replaced = replaced or row["uri"]
-            row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
-            pixels = pixels_of(row, fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes), reading.max_pixels)
-        if isinstance(pixels, str):
-            raise ConfigError(
-                f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {row['uri']!r} "
-                f"({pixels}); see to the store, then run the same command again"
-            )
-        image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(row)
-        if reading.augmentation is not None:
-            image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
-        yield sample_table(number, image, target, replaced)
+    files = fetch([Place(row["uri"]) for row in rows], max_bytes=reading.max_bytes)
+    with reading.sandbox() as sandbox:
+        for number, row, fetched in zip(numbers, rows, files, strict=True):
+            read, pixels, replaced = _readable(reading, sandbox, number, row, fetched)
+            image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(read)
+            if reading.augmentation is not None:
+                image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
+            yield sample_table(number, image, target, replaced)
+
+
+def _readable(
+    reading: Reading, sandbox: Sandbox, number: int, row: dict[str, Any], fetched: Fetched | Failure
+) -> tuple[dict[str, Any], NDArray[np.uint8], str | None]:
+    """The row of a sample or the next that can be read, its pixels, and whose place it has, if another's."""
+    wanted = row["uri"]
+    for ahead in range(1, MAX_REPLACEMENTS + 2):
+        image = fetched if isinstance(fetched, Failure) else sandbox.decode(fetched.data)
+        pixels = pixels_of(row, image)
+        if not isinstance(pixels, str):
+            return row, pixels, None if ahead == 1 else wanted
+        last = row["uri"]
+        row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
+        fetched = fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes)
+    raise ConfigError(
+        f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {last!r} "
+        f"({pixels}); see to the store, then run the same command again"
+    )
 
 
 def row_of(reading: Reading, number: int) -> int:

@@ -38,6 +38,7 @@ from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
 from raymask.progress import Reporter, Silent, duration_text
+from raymask.sandbox import DECODER
 from raymask.storage import Folder, absolute, join
 from raymask.training.augment import Augmentation
 from raymask.training.config import TrainConfig
@@ -124,7 +125,7 @@ def prepared_rows(config: TrainConfig, kept: Folder, report: Reporter) -> Annota
         rows = read_rows(config.data, config.images)
         if not config.trust_images:
             report.say(f"checking {rows.table.num_rows:,} images")
-            rows = rows.without(find_unreadable(rows.table, config.max_pixels, config.max_bytes))
+            rows = rows.without(find_unreadable(rows.table, config.max_pixels, config.max_bytes, DECODER))
         if not rows.objects:
             raise ConfigError(
                 f"no image of {config.data} with an object can be read:\n" + "\n".join(problem_lines(rows.problems))
@@ -171,6 +172,7 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
         augmentation=Augmentation.of(config, start.spec.min_size, start.spec.max_size),
         max_pixels=config.max_pixels,
         max_bytes=config.max_bytes,
+        decoder=DECODER,
     )
     job = Job(
         config=config,
