@@ -172,6 +172,8 @@ def ray_session() -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Tasks take turns in worker processes, which take over a second to start; Ray ends all but one a core that idle.
     os.environ.setdefault("RAY_num_workers_soft_limit", str(8 * (os.cpu_count() or 1)))
+    # So long a driver that was killed keeps its share of the cluster, and the next one goes on with less. Ray: 180.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if begun:
