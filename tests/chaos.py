@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -33,7 +34,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from chaos_nodes import Nodes, parent, prepare_environment
+from chaos_nodes import Nodes, orphans, parent, prepare_environment
 from chaos_points import DRIVER_POINTS, WORKER_POINTS
 from conftest import draw_folder, draw_picture
 
@@ -43,8 +44,8 @@ LEAST_KILLS = 10
 LEAST_MOMENTS = 3  # of these kills at random moments
 SLICES = 5  # so many seeds in a row go through all points
 STALLED_S = 60.0  # the longest that one driver may take, whatever is killed around it
+ORPHANS_S = 10.0  # in which a decoder finds out that its worker is no more
 DRIVER = "import sys, chaos_points; sys.exit(chaos_points.main(sys.argv[1:]))"
-T0 = time.monotonic()
 
 
 class BrokenPromiseError(AssertionError):
@@ -165,6 +166,7 @@ class Record:
     commands: int = 0
     slowest_s: float = 0.0
     seconds: float = 0.0
+    events: list[str] = field(default_factory=list)
     violation: str = ""
 
 
@@ -181,11 +183,12 @@ class Run:
         self._moment_at, self._moment_of = 0.0, ""
         self._refill_at = 0.0
         self._driver_killed = False
+        self._started = time.monotonic()
         self.record = Record(seed, len(self._plan.points))
 
     def to_end(self, expected: dict[str, Rows]) -> None:
         """All stages and checks; BrokenPromiseError if something is not as promised."""
-        started = time.monotonic()
+        self._started = time.monotonic()
         for point in self._plan.points:
             (self._points / point).touch()
         try:
@@ -203,7 +206,7 @@ class Run:
         finally:
             for left in self._points.iterdir():
                 left.unlink()
-            self.record.seconds = time.monotonic() - started
+            self.record.seconds = time.monotonic() - self._started
 
     def _until_done(self, *options: str) -> None:
         """The command again and again until nobody kills its driver."""
@@ -217,9 +220,12 @@ class Run:
         self.record.commands += 1
         self._driver_killed = False
         self._next_moment()
+        for file in self._points.glob("*.[0-9]*"):  # reached too late for the driver before
+            file.rename(file.with_name(file.name.rpartition(".")[0]))
         started = time.monotonic()
         with tempfile.TemporaryFile() as said:
             driver = start_driver(self._source.path, self._out, self._nodes.address, *options, said=said)
+            self._note(f"driver {driver.pid} started {' '.join(options)}".rstrip())
             try:
                 while driver.poll() is None:
                     if time.monotonic() - started > STALLED_S:
@@ -239,24 +245,23 @@ class Run:
             text = said.read().decode(errors="replace")
         if driver.returncode or text:
             raise BrokenPromiseError(f"a driver that was not killed ended with {driver.returncode} and said {text!r}")
-        if "CHAOS_TRACE" in os.environ:
-            print(f"    {time.monotonic() - T0:6.1f} ended {options} in {time.monotonic() - started:.1f}", flush=True)
         self.record.slowest_s = max(self.record.slowest_s, time.monotonic() - started)
+        self._note(f"driver {driver.pid} done")
         return True
 
     def _kill_at_points(self, driver: subprocess.Popen[bytes]) -> None:
         for file in self._points.glob("*.[0-9]*"):
+            if driver.poll() is not None:
+                return
             file.unlink()
             point, _, pid = file.name.rpartition(".")
-            if self._kill(self._plan.points[point], driver, int(pid)):
+            if self._kill(self._plan.points[point], driver, int(pid), point):
                 self.record.points.append(point)
-                if "CHAOS_TRACE" in os.environ:
-                    print(f"           at {point}", flush=True)
 
     def _kill_at_moment(self, driver: subprocess.Popen[bytes]) -> None:
         wanted = self._moments < LEAST_MOMENTS or self.record.kills.total() < LEAST_KILLS
         workers = self._nodes.workers() if wanted and time.monotonic() > self._moment_at else []
-        if workers and self._kill(self._moment_of, driver, self._plan.chance.choice(workers)):
+        if workers and self._kill(self._moment_of, driver, self._plan.chance.choice(workers), "a random moment"):
             self._moments += 1
             self._next_moment()
 
@@ -264,7 +269,7 @@ class Run:
         delay_s, self._moment_of = next(self._plan.moments)
         self._moment_at = time.monotonic() + delay_s
 
-    def _kill(self, victim: str, driver: subprocess.Popen[bytes], pid: int) -> bool:
+    def _kill(self, victim: str, driver: subprocess.Popen[bytes], pid: int, when: str) -> bool:
         """Kill the process, or the raylet above it, or the driver, or all; whether there was anything to kill.
 
         The head stays: where its raylet is meant, the process alone is killed.
@@ -279,6 +284,8 @@ class Run:
             self._nodes.kill_all()
             self._nodes.start()
         elif victim == "raylet":
+            if self._nodes.has_witness(parent(pid)):
+                raise BrokenPromiseError("the witness of the deaths of workers lives among them")
             self._nodes.kill(parent(pid))
             self._refill_at = time.monotonic() + self._plan.chance.uniform(0.0, 10.0)
         elif victim == "worker":
@@ -287,15 +294,22 @@ class Run:
             except ProcessLookupError:
                 return False
         self.record.kills[victim] += 1
-        if "CHAOS_TRACE" in os.environ:
-            print(f"    {time.monotonic() - T0:6.1f} kill {victim} {pid} commands {self.record.commands}", flush=True)
+        self._note(f"{victim} killed at {when}, where process {pid} was")
         return True
+
+    def _note(self, text: str) -> None:
+        self.record.events.append(f"{time.monotonic() - self._started:6.1f} s {text}")
 
     def _check_end(self, expected: dict[str, Rows]) -> None:
         check_tables(self._out, expected)
         status = raymask.status(str(self._out))
         if not status.published or status.writer:
             raise BrokenPromiseError(f"the end is not the end: {status}")
+        deadline = time.monotonic() + ORPHANS_S
+        while left := orphans():
+            if time.monotonic() > deadline:
+                raise BrokenPromiseError(f"decoders {left} go on without their workers")
+            time.sleep(0.1)
         raymask.clean(str(self._out))
         check_index(self._out)
         check_tables(self._out, expected)
@@ -361,6 +375,7 @@ def main() -> int:
     started = time.monotonic()
     records = []
     prepare_environment(place)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says where a cluster is, which is nobody else's concern
     nodes = Nodes()
     try:
         nodes.start()
@@ -385,7 +400,7 @@ def main() -> int:
     print(f"{sum(r.kills.total() for r in records)} kills in {time.monotonic() - started:.0f} s")
     print(f"violations: {len(violations)}")
     for record in violations:
-        print(f"  --seed {record.seed} --runs 1: {record.violation}")
+        print(f"  --seed {record.seed} --runs 1: {record.violation}", *record.events, sep="\n    ")
     if violations:
         print(f"outputs and Ray's logs are in {place}")
         return 1

@@ -68,6 +68,10 @@ class Nodes:
         raylets = {_raylet(node) for node in self._cluster.list_all_nodes()}
         return [pid for pid in _processes() if parent(pid) in raylets and _is_worker(_command(pid))]
 
+    def has_witness(self, raylet: int) -> bool:
+        """Whether the witness of a run lives on this node."""
+        return any("Witness" in _command(pid) for pid in _processes() if parent(pid) == raylet)
+
     def kill(self, raylet: int) -> None:
         node = self.raylets()[raylet]
         os.kill(raylet, signal.SIGKILL)
@@ -77,6 +81,12 @@ class Nodes:
         """The cluster with its head, as when the power fails."""
         for node in self._cluster.list_all_nodes() if self._cluster else ():
             self._cluster.remove_node(node, allow_graceful=False)
+
+
+def orphans() -> list[int]:
+    """Process ids of decoders whose worker is no more."""
+    decoders = [pid for pid in _processes() if "raymask.sandbox" in _command(pid)]
+    return [pid for pid in decoders if not _command(parent(pid)).startswith("ray::")]
 
 
 def _raylet(node: Any) -> int:
