@@ -83,10 +83,11 @@ class Nodes:
             self._cluster.remove_node(node, allow_graceful=False)
 
 
-def orphans() -> list[int]:
-    """Process ids of decoders whose worker is no more."""
-    decoders = [pid for pid in _processes() if "raymask.sandbox" in _command(pid)]
-    return [pid for pid in decoders if not _command(parent(pid)).startswith("ray::")]
+def orphans() -> list[str]:
+    """Decoders that were begun here and whose worker is no more."""
+    here = str(Path(__file__).parent)  # which is among the places of their modules
+    decoders = [pid for pid in _processes() if "raymask.sandbox" in _command(pid) and here in _command(pid)]
+    return [f"{pid}, child of {parent(pid)}" for pid in decoders if not _command(parent(pid)).startswith("ray::")]
 
 
 def _raylet(node: Any) -> int:
