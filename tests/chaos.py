@@ -311,6 +311,8 @@ class Run:
                 raise BrokenPromiseError(f"decoders {left} go on without their workers")
             time.sleep(0.1)
         raymask.clean(str(self._out))
+        if cut_off := [*self._out.rglob(".tmp-*")]:
+            raise BrokenPromiseError(f"{cut_off} are there after `raymask clean`")
         check_index(self._out)
         check_tables(self._out, expected)
 
