@@ -25,6 +25,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
@@ -209,7 +210,7 @@ def process(
             "pool": pool,
             "folder": manifest.folder,
             "attempt": work.attempt,
-            "witness": ray.remote(Witness).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
+            "witness": _begin_witness(),
         },
         batch_format="pyarrow",
         batch_size=images_per_part,
@@ -422,6 +423,13 @@ class Worker:
         except torch.AcceleratorError:
             # Nothing works on the device any more, not for this process. The next one is told at what it happened.
             os._exit(DEVICE_FAULT)
+
+
+def _begin_witness() -> Any:
+    """The witness as an actor on the driver's machine: what it knows is lost only where the run ends as well."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Witness).options(**options).remote()
 
 
 class _RemoteWitness:
