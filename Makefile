@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types schemas chaos-model fuzz soak bench clean
+.PHONY: demo test check format lint types schemas chaos chaos-model fuzz soak bench clean
 
 # Threads that wait without spinning: beside a busy neighbour spinning ones make training many times slower.
 demo: $(READY)
@@ -32,6 +32,10 @@ format: $(READY)
 
 schemas: $(READY)
 	$(BIN)/python schemas/generate.py
+
+# Workers, machines, drivers and whole clusters killed while they segment; under half an hour on two cores.
+chaos: $(READY)
+	$(BIN)/python tests/chaos.py --runs 20
 
 # Drivers and workers of an output's protocol, over a store in memory, in random trouble; four minutes on one core.
 chaos-model: $(READY)

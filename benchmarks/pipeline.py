@@ -34,7 +34,7 @@ from workload import model_folder, photo_folder
 from raymask.decode import decode
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import write_part
-from raymask.pipeline import decode_row
+from raymask.pipeline import decoded_row
 from raymask.storage import Folder
 from raymask.tables import decoded_table, part_table, pixels_of
 
@@ -194,7 +194,13 @@ def stages_of(photos: Path, count: int = 1000) -> dict[str, float]:
 
 def decode_all(batch: list[tuple[int, Fetched]], places: list[Place]) -> list[Any]:
     return [
-        decode_row(ordinal, places[ordinal].uri, fetched, partial(decode, max_pixels=MAX_PIXELS))
+        decoded_row(
+            ordinal,
+            places[ordinal].uri,
+            decode(fetched.data, max_pixels=MAX_PIXELS),
+            len(fetched.data),
+            fetched.etag,
+        )
         for ordinal, fetched in batch
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import signal
 import sys
@@ -187,6 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(command: str, options: dict[str, Any], debug: bool = False) -> int:
     """Run a command with options by field name; says what goes wrong, and returns the exit code."""
     config_class, function = COMMANDS[command]
+    # Of nodes that die and tasks that are tried again Ray prints pages to standard output, unless it is imported so.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # `ray job stop` and spot notices send SIGTERM: leave the same way as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -181,7 +181,12 @@ def ray_session(allow_open: bool = False) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Tasks take turns in worker processes, which take over a second to start; Ray ends all but one a core that idle.
-    os.environ.setdefault("RAY_num_workers_soft_limit", str(8 * (os.cpu_count() or 1)))
+    processes = str(8 * (os.cpu_count() or 1))
+    os.environ.setdefault("RAY_num_workers_soft_limit", processes)
+    # Above four times this many Ray warns, and a training on a machine of two cores has a dozen.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", processes)
+    # So long a driver that was killed keeps its share of the cluster, and the next one goes on with less. Ray: 180.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if begun:

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ import ray.data
 from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raymask
 from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
@@ -64,9 +65,8 @@ if TYPE_CHECKING:
 
 SHARES_OF_CALL = 16  # how many shares of a small run are made for each call that workers handle at once
 TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
-MAX_TASKS = 50_000  # and how many such tasks one run is cut into at the most
+MAX_TASKS = 4_000  # of one run; Ray Data puts each into its store before the first begins, 4 ms each
 DEVICE_FAULT = 70  # exit code of a worker whose device has failed
-BLOCK_BYTES = 64 * 1024 * 1024  # decoded pixels that travel together, at the most and an image more
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def process(
             "pool": pool,
             "folder": manifest.folder,
             "attempt": work.attempt,
-            "witness": ray.remote(Witness).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
+            "witness": _begin_witness(),
         },
         batch_format="pyarrow",
         batch_size=images_per_part,
@@ -284,7 +284,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are more than `BLOCK_BYTES`; decoder: see `Sandbox`.
+    images travel together, unless their pixels are many, see `Sandbox.blocks`; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -365,31 +365,29 @@ def read_images(
         else Place(r["uri"])
         for r in listed
     ]
-    ready: list[DecodedRow] = []
-    with borrowed_sandbox(
-        max_bytes=max_bytes, max_pixels=max_pixels, room_bytes=BLOCK_BYTES, decoder=decoder
-    ) as sandbox:
-        for row, fetched in zip(listed, fetch(places, max_bytes=max_bytes), strict=True):
-            ready.append(decode_row(row["ordinal"], row["uri"], fetched, sandbox.decode))
-            if len(ready) == rows_per_block or sandbox.is_full:
-                yield decoded_table(ready)
-                ready = []
-                sandbox.clear()
-        if ready:
-            yield decoded_table(ready)
+    with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
+        fetched = fetch(places, max_bytes=max_bytes)
+        files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
+        for block in sandbox.blocks(files, rows_per_block):
+            yield decoded_table(
+                [decoded_row(r["ordinal"], r["uri"], image, size, etag) for (r, size, etag), image in block]
+            )
 
 
-def decode_row(
-    ordinal: int, uri: str, fetched: Fetched | Failure, decode: Callable[[bytes], Image | Failure]
-) -> DecodedRow:
-    """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
+def _without_data(
+    row: dict[str, Any], fetched: Fetched | Failure
+) -> tuple[tuple[dict[str, Any], int | None, str | None], bytes | Failure]:
+    """What a row of the tables says of a file, and beside it the file, which need not be held as long."""
     if isinstance(fetched, Failure):
-        return DecodedRow(ordinal, uri, fetched)
-    size = len(fetched.data)
-    image = decode(fetched.data)
+        return (row, None, None), fetched
+    return (row, len(fetched.data), fetched.etag), fetched.data
+
+
+def decoded_row(ordinal: int, uri: str, image: Image | Failure, size: int | None, etag: str | None) -> DecodedRow:
+    """One image decoded, or the reason why not: fetching and decoding fail alike, into the row."""
     if isinstance(image, Failure):
-        return DecodedRow(ordinal, uri, image, bytes=size, etag=fetched.etag)
-    return DecodedRow(ordinal, uri, image.pixels, image.format, size, fetched.etag)
+        return DecodedRow(ordinal, uri, image, bytes=size, etag=etag)
+    return DecodedRow(ordinal, uri, image.pixels, image.format, size, etag)
 
 
 COUNTS = pa.schema([("images", pa.int64()), ("failed", pa.int64()), ("error", pa.string()), ("trace", pa.string())])
@@ -453,6 +451,13 @@ class Worker:
         except torch.AcceleratorError:
             # Nothing works on the device any more, not for this process. The next one is told at what it happened.
             os._exit(DEVICE_FAULT)
+
+
+def _begin_witness() -> Any:
+    """The witness as an actor on the driver's machine: what it knows is lost only where the run ends as well."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Witness).options(**options).remote()
 
 
 class _RemoteWitness:

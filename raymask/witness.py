@@ -6,13 +6,12 @@ at a time and alone. An image at which three processes have died fails, and the 
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from raymask.errors import ErrorKind, Failure
+from raymask.turns import Turns
 
 MAX_DEATHS = 3
 
@@ -57,7 +56,7 @@ class Watched(Generic[T, R]):
     def __init__(self, work: Callable[[list[T]], Sequence[R]], witness: Told) -> None:
         self._work = work
         self._witness = witness
-        self._turns = _Turns()
+        self._turns = Turns()
 
     def __call__(self, inputs: Mapping[int, T]) -> dict[int, R | Failure]:
         """Results by number; CRASHED_WORKER for an input at which `MAX_DEATHS` processes have died."""
@@ -78,37 +77,3 @@ class Watched(Generic[T, R]):
             [result] = self._work([item])
             self._witness.end([number])
         return result
-
-
-class _Turns:
-    """Many together, or one alone. Who waits to be alone keeps others from beginning."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._together = 0
-        self._alone = 0
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._together += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._together -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = 1
-            self._changed.wait_for(lambda: not self._together)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = 0
-                self._changed.notify_all()

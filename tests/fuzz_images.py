@@ -194,7 +194,6 @@ def run(numbers: range, files: dict[str, list[bytes]], save_to: Path | None = No
     with Sandbox(max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, room_bytes=3 * MAX_PIXELS, limits=limits) as sandbox:
         for number in numbers:
             name, done, data = mutation(number, files)
-            sandbox.clear()
             start_s = time.perf_counter()
             result = sandbox.decode(data)
             spent_s = time.perf_counter() - start_s

@@ -35,11 +35,7 @@ def ray_node(*options: str, environment: Mapping[str, str]) -> Iterator[subproce
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # it has nothing to keep, and takes long to end otherwise
         process.wait(timeout=30)
 
 

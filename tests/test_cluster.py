@@ -58,6 +58,13 @@ def test_workers_fit_their_nodes_and_leave_room_to_read(monkeypatch: pytest.Monk
     assert pool.min_workers * pool.worker_cpus <= WORKER_CPU_SHARE * sum(cpus)
 
 
+@pytest.mark.usefixtures("ray_session")
+def test_the_share_of_a_killed_driver_is_soon_free() -> None:
+    from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler  # reads the environment
+
+    assert RateBasedClusterAutoscaler.AUTOSCALING_REQUEST_EXPIRE_TIME_S == 30
+
+
 def test_a_gpu_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = pool_for(monkeypatch, [16, 16], gpus=4)
     assert (pool.min_workers, pool.max_workers, pool.worker_gpus, pool.device) == (4, 4, 1.0, "cuda")

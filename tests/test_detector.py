@@ -12,7 +12,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from raymask.model import ARCHITECTURES, Category, Detections, Model, ModelSpec, Predictor, build
 from raymask.model.detector import fold_batch_norms
-from raymask.model.roi_align import roi_align_bf16
+from raymask.model.roi_align import RoIAlign, roi_align_bf16
 
 LARGE = ("101", "152", "wide")
 
@@ -55,6 +55,30 @@ def test_roi_align_is_torchvisions_rounded_once(
     # Half a unit in bfloat16's last place is up to 2^-8 of the value; float32's own rounding adds little.
     torch.testing.assert_close(ours.float(), theirs, rtol=2**-8, atol=3e-5)
     assert (theirs != 0).float().mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "scale", "samples"),
+    [
+        ((1, 256, 50, 68), 7, 0.25, 2),
+        ((3, 5, 7, 1), 14, 1 / 32, 2),
+        ((1, 1, 1, 1), 3, 1.0, 1),
+        ((2, 33, 20, 30), 2, 0.5, 3),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 200])
+def test_the_gradient_of_roi_align_is_torchvisions(
+    shape: tuple[int, int, int, int], size: int, scale: float, samples: int, count: int
+) -> None:
+    boxes = random_boxes(count, shape[0], shape[2] / scale, shape[3] / scale)
+    ours, theirs = (features(*shape).float().requires_grad_() for _ in range(2))
+    gradient = torch.randn((count, shape[1], size, size), generator=torch.Generator().manual_seed(0))
+    RoIAlign.apply(ours, boxes, size, scale, samples).backward(gradient)
+    roi_align(theirs, boxes, size, scale, samples).backward(gradient)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert bool(theirs.grad.any()) == bool(count)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * float(theirs.grad.abs().max()))
 
 
 def test_roi_align_of_no_boxes() -> None:

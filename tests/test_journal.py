@@ -307,6 +307,20 @@ def test_the_lease_of_a_dead_process_is_taken_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - start < 5
 
 
+def test_a_process_that_has_ended_but_is_not_waited_for_holds_no_lease(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        record = {"owner": "x", "host": leases._host(), "pid": process.pid, "expires_at": time.time() + 60}
+        folder.put("lease.json", json.dumps(record).encode())
+        holder = leases.read_holder(folder)
+        assert holder is not None
+        assert not holder.is_dead
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its end has come, and it stays
+        with Lease(folder):
+            pass
+
+
 @pytest.mark.parametrize("renewed", [True, False])
 def test_a_lease_of_another_host_is_waited_for_until_it_ends_or_is_renewed(
     renewed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ import raymask
 ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
-    {"errors", "faults", "s3", "urls", "web"},
+    {"errors", "faults", "s3", "turns", "urls", "web"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
     {"sources", "journal", "cluster", "sandbox"},

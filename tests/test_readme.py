@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import draw_folder
+from nodes import ray_cluster
 from stores import s3_store
 
 README = Path(__file__).parents[1] / "README.md"
@@ -23,8 +24,11 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with what the README takes for granted: photos, a model, a list, shards, a bucket with the same."""
+def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder with what the README takes for granted: photos, a model, a list, shards, a bucket with the same.
+
+    With it the environment to run commands in, on one cluster, since to start one takes longer than to use it.
+    """
     root = tmp_path_factory.mktemp("reader")
     photos = draw_folder(root / "photos", 5, broken=1)
     shutil.copytree(model_folder, root / "model")
@@ -40,7 +44,8 @@ def surroundings(model_folder: str, tmp_path_factory: pytest.TempPathFactory) ->
     with s3_store() as store:
         for file in (*photos.iterdir(), *(root / "model").iterdir()):
             store.put(str(file.relative_to(root)), file.read_bytes())
-        yield root
+        with ray_cluster() as environment:
+            yield root, {**environment, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def cats_in(photos: Path) -> dict[str, Any]:
@@ -60,15 +65,13 @@ def cats_in(photos: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[code.strip().splitlines()[-1][:60] for _, code in BLOCKS])
-def test_readme(language: str, code: str, surroundings: Path) -> None:
+def test_readme(language: str, code: str, surroundings: tuple[Path, dict[str, str]]) -> None:
+    root, environment = surroundings
     commands = [[sys.executable, "-c", code]] if language == "python" else [["sh", "-ec", c] for c in code.splitlines()]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
         if "raymask train" in command[-1]:
             command[-1] += " --epochs 2"  # of twelve, after each of which it is validated
-        outcome = subprocess.run(
-            command, cwd=surroundings, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=200
-        )
+        outcome = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
         if "--weights" not in command[-1] and "segment" in command[-1] and language == "sh":
             # torchvision's weights come from the network: without one the error must say so.
             with contextlib.suppress(AssertionError):

@@ -18,10 +18,10 @@ import pytest
 from conftest import draw_folder, draw_picture
 
 import raymask
-from raymask import pipeline, sandbox
+from raymask import pipeline
 from raymask.decode import Image, decode
 from raymask.errors import ErrorKind, Failure
-from raymask.sandbox import Limits, Sandbox, borrowed_sandbox
+from raymask.sandbox import Limits, Sandbox, borrowed_sandbox, process, sandbox
 
 MAX_BYTES, MAX_PIXELS = 2**20, 10_000
 POISON = "poison_decoder:decode"
@@ -51,38 +51,56 @@ def child_of(box: Sandbox) -> int:
     return int(result.detail)
 
 
+def outcomes(box: Sandbox, files: list[bytes]) -> list[Image | Failure]:
+    """Of all files, given at once; pixels are copied, so that they stay."""
+    found: list[tuple[int, Image | Failure]] = []
+    for block in box.blocks(enumerate(files), len(files)):
+        found += [(n, r if isinstance(r, Failure) else Image(r.pixels.copy(), r.format)) for n, r in block]
+    assert [number for number, _ in found] == list(range(len(files)))
+    return [result for _, result in found]
+
+
 def assert_works(box: Sandbox) -> None:
-    box.clear()
     result = box.decode(picture(1))
     assert isinstance(result, Image)
     np.testing.assert_array_equal(result.pixels, np.array(draw_picture(1)))
 
 
+def assert_as_decoded_alone(data: bytes, result: Image | Failure) -> None:
+    expected = decode(data, max_pixels=MAX_PIXELS)
+    if isinstance(expected, Failure):
+        assert result == expected
+        return
+    assert isinstance(result, Image)
+    assert result.format == expected.format
+    np.testing.assert_array_equal(result.pixels, expected.pixels)
+
+
 def test_pixels_and_failures_are_those_of_decode() -> None:
-    files = [picture(n, height=10 + n, width=30) for n in range(5)]
-    files += [b"", b"no picture", files[0][:100], picture(9, height=101, width=100)]
+    files = [picture(n, height=10 + n, width=30) for n in range(40)]
+    files += [b"", b"no picture", files[0][:100], picture(9, height=101, width=100), picture(8)]
     with a_sandbox() as box:
-        found = [box.decode(data) for data in files]
-        for data, result in zip(files, found, strict=True):
-            expected = decode(data, max_pixels=MAX_PIXELS)
-            if isinstance(expected, Failure):
-                assert result == expected
-                continue
-            assert isinstance(result, Image)
-            assert result.format == expected.format
-            np.testing.assert_array_equal(result.pixels, expected.pixels)
+        for data, result in zip(files, outcomes(box, files), strict=True):
+            assert_as_decoded_alone(data, result)
+        assert_as_decoded_alone(files[5], box.decode(files[5]))
 
 
-def test_images_stay_until_they_are_cleared() -> None:
-    with a_sandbox(room_bytes=3 * 64 * 48 * 2) as box:
-        first, second = box.decode(picture(1)), box.decode(picture(2))
-        assert isinstance(first, Image) and isinstance(second, Image)
-        assert box.is_full
-        np.testing.assert_array_equal(first.pixels, np.array(draw_picture(1)))
-        np.testing.assert_array_equal(second.pixels, np.array(draw_picture(2)))
-        box.clear()
-        assert not box.is_full
-        assert_works(box)
+@pytest.mark.parametrize(("rows", "sizes"), [(100, [3, 2, 3]), (2, [2] * 4), (3, [3, 2, 3]), (1, [1] * 8)])
+def test_a_block_ends_where_it_has_its_rows_or_its_pixels(rows: int, sizes: list[int]) -> None:
+    """All of its pixels are good until the next one is asked for; what could not be fetched passes through."""
+    missing = Failure(ErrorKind.NOT_FOUND, "no such object")
+    files = [missing if n in (2, 7) else picture(n) for n in range(8)]
+    found: list[int] = []
+    with a_sandbox(room_bytes=3 * 64 * 48 * 2 - 1) as box:
+        for block in box.blocks(enumerate(files), rows):
+            for number, result in block:
+                data = files[number]
+                if isinstance(data, Failure):
+                    assert result is data
+                else:
+                    assert_as_decoded_alone(data, result)
+            found.append(len(block))
+    assert found == sizes
 
 
 @pytest.mark.parametrize(
@@ -103,16 +121,58 @@ def test_a_decoder_that_dies_costs_its_image(poisoned: Sandbox, marker: bytes, s
     assert_works(poisoned)
 
 
+def test_of_many_files_only_those_fail_that_kill_a_child(poisoned: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind them are no worse off, and no child is begun for nothing."""
+    begun = []
+
+    def begin(*arguments: Any) -> process.Child:
+        begun.append(process.Child(*arguments))
+        return begun[-1]
+
+    lies = "an answer that cannot be, an answer that cannot be"
+    said = {b"ABORT!!": "SIGABRT, SIGABRT", b"EXIT!!!": "exit code 3, exit code 3", b"LIES!!!": lies, b"NO-JSON": lies}
+    files = [picture(n) for n in range(10)]
+    for place, marker in zip((0, 3, 4, 9, 14), (*said, b"GROW!!!"), strict=True):
+        files.insert(place, marker)
+    assert_works(poisoned)
+    monkeypatch.setattr(sandbox, "Child", begin)
+    for data, result in zip(files, outcomes(poisoned, files), strict=True):
+        if data in said:
+            assert result == Failure(ErrorKind.CRASHED_WORKER, f"decoding it ended its process: {said[data]}")
+        elif data == b"GROW!!!":
+            assert isinstance(result, Failure) and result.kind is ErrorKind.OUT_OF_MEMORY
+        else:
+            assert_as_decoded_alone(data, result)
+    assert len(begun) == 2 * len(said)
+
+
+def test_a_child_that_says_it_is_done_too_early_is_found_out(poisoned: Sandbox) -> None:
+    early, fine = outcomes(poisoned, [b"EARLY!!", picture(1)])
+    assert early == Failure(
+        ErrorKind.CRASHED_WORKER,
+        "decoding it ended its process: an answer that cannot be, an answer that cannot be",
+    )
+    assert isinstance(fine, Image)
+
+
 @pytest.mark.parametrize("alarm", [True, False])
 def test_a_decoder_that_sleeps_is_ended(alarm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own alarm, or should that fail, by its parent."""
-    monkeypatch.setattr(sandbox, "GRACE_S", 5.0 if alarm else -0.5)
+    monkeypatch.setattr(process, "GRACE_S", 5.0 if alarm else -0.5)
     with a_sandbox(decoder=POISON, limits=Limits(wall_s=1.0)) as box:
         assert_works(box)
-        result = box.decode(b"SLEEP!!")
-        assert result == Failure(
-            ErrorKind.CRASHED_WORKER, "decoding it ended its process: it took more than 1 s of time"
-        )
+        slept, behind = outcomes(box, [b"SLEEP!!", picture(2)])
+    assert slept == Failure(ErrorKind.CRASHED_WORKER, "decoding it ended its process: it took more than 1 s of time")
+    assert isinstance(behind, Image)
+
+
+def test_the_limits_are_those_of_one_image() -> None:
+    """Many that take long together are no fault of any."""
+    with a_sandbox(decoder=POISON, limits=Limits(wall_s=1.0)) as box:
+        assert_works(box)
+        results = outcomes(box, [b"PAUSE!!"] * 3 + [picture(1)])
+    assert [isinstance(r, Image) for r in results] == [False] * 3 + [True]
+    assert {r.kind for r in results if isinstance(r, Failure)} == {ErrorKind.NOT_AN_IMAGE}
 
 
 def test_a_decoder_that_grows_is_stopped(poisoned: Sandbox) -> None:
@@ -174,26 +234,25 @@ def test_a_child_that_does_not_start_is_an_error_of_the_program() -> None:
 
 
 def test_an_interrupted_request_is_not_answered_later(poisoned: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Any) -> None:
+    def interrupted(self: Any, done: Any) -> None:
         raise KeyboardInterrupt
 
-    assert_works(poisoned)
+    before = child_of(poisoned)
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox._Child, "_receive", interrupted)
+        patch.setattr(process.Child, "_said", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            poisoned.decode(b"PROCESS")
-    assert_works(poisoned)
+            poisoned.decode(b"PAUSE!!")
+    assert child_of(poisoned) != before
 
 
 def test_sandboxes_are_borrowed_one_at_a_time() -> None:
-    settings = {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "room_bytes": 1, "decoder": POISON}
+    settings = {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "decoder": POISON}
     with borrowed_sandbox(**settings) as one, borrowed_sandbox(**settings) as other:  # type: ignore[arg-type]
         assert one is not other
-        one.decode(picture(1))
-        assert one.is_full
+        assert_works(one)
     with borrowed_sandbox(**settings) as again:  # type: ignore[arg-type]
         assert again in (one, other)
-        assert not again.is_full
+        assert_works(again)
     sandbox._idle.clear()
 
 

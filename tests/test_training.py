@@ -20,6 +20,8 @@ from raymask.errors import ConfigError, OutputError
 from raymask.masks import decode
 from raymask.model import build, load_model
 from raymask.progress import Silent
+from raymask.storage import Folder
+from raymask.training import trainer
 from raymask.training.config import TrainConfig
 from raymask.training.dataset import read_rows
 from raymask.training.loop import LOSSES
@@ -113,6 +115,21 @@ def test_losses_are_those_of_a_plain_loop(drawn: Path, tmp_path: Path) -> None:
         for name in LOSSES:
             assert record[name] == pytest.approx(losses[name].item(), abs=1e-4), f"{name} of step {step}"
         assert record["images"] == 2 * (step + 1)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_image_that_kills_its_decoder_is_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray's workers find modules from the folder that the tests are run in.
+    monkeypatch.setattr(trainer, "DECODER", f"{Path(__file__).parent.name}.poison_decoder:decode")
+    write_data_set(tmp_path, 4, 1, seed=4)
+    poison = min((tmp_path / "train").iterdir())
+    poison.write_bytes(b"ABORT!!")
+    rows = trainer.prepared_rows(options(tmp_path, tmp_path / "out"), Folder(str(tmp_path / "kept")), Silent())
+    assert rows.table.num_rows == 3
+    assert str(poison) not in rows.table.column("uri").to_pylist()
+    assert rows.problems["images that cannot be read (crashed_worker), left out"] == 1
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -12,7 +12,7 @@ import pytest
 from stores import Store, s3_store
 
 from raymask.errors import OutputError
-from raymask.training.checkpoints import SNAPSHOT_FILE, Storage, checkpoint_name
+from raymask.training.storage import SNAPSHOT_FILE, Storage, checkpoint_name
 
 
 def write(filesystem: pyarrow.fs.FileSystem, path: str, text: str) -> None:

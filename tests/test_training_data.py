@@ -19,7 +19,7 @@ from raymask.masks import encode
 from raymask.model import Category
 from raymask.schema import INSTANCES
 from raymask.training.augment import Augmentation
-from raymask.training.dataset import AnnotatedRows, read_rows
+from raymask.training.dataset import MAX_JSON_DEPTH, AnnotatedRows, read_rows
 from raymask.training.samples import Reading, batch_of, make_samples, order, sample_table, target_of
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]
@@ -124,6 +124,16 @@ def test_files_that_are_no_annotations_are_refused(text: str, message: str, tmp_
         read_rows(write(tmp_path, [annotation(1, iscrowd=1)]), None)
 
 
+def test_files_that_are_nested_too_deeply_are_refused(tmp_path: Path) -> None:
+    """However the brackets lie in what is read at once; as deep as may be is read."""
+    for levels in ([9_000, 2_000], [9_000, 900]):
+        opened = "".join("[" * count + " " * 100_000 for count in levels)
+        (tmp_path / "gt.json").write_text(f'{{"categories": {opened}{"]" * sum(levels)}}}')
+        too_deep = sum(levels) > MAX_JSON_DEPTH
+        with pytest.raises(ConfigError, match="nested more than 10000" if too_deep else "no list 'categories'"):
+            read_rows(str(tmp_path / "gt.json"), None)
+
+
 def test_tables_of_masks_are_annotations_too(tmp_path: Path) -> None:
     mask = np.zeros((48, 64), bool)
     mask[10:30, 10:30] = True
@@ -171,10 +181,10 @@ def test_samples_do_not_depend_on_where_the_stream_begins(tmp_path: Path) -> Non
     listed = [{"id": n, "file_name": f"{n}.png", "height": 48, "width": 64} for n in range(5)]
     for number in range(5):
         draw_picture(number).save(tmp_path / f"{number}.png")
-    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"ABORT!!")  # at which the decoder below ends its process
     rows = read_rows(write(tmp_path, [annotation(n + 1, image_id=n) for n in range(5)], listed), None)
     augmentation = Augmentation(min_size=48, max_size=64, flip=0.5, min_scale=0.5, max_scale=2.0, photometric=0.5)
-    reading = Reading(ray.put(rows.table), 5, 1, augmentation, 10**6, 10**6)
+    reading = Reading(ray.put(rows.table), 5, 1, augmentation, 10**6, 10**6, "poison_decoder:decode")
     whole = list(make_samples(reading, 0, 12))
     assert [t.num_rows for t in whole] == [1] * 12
     assert pa.concat_tables(whole[4:9]).equals(pa.concat_tables(make_samples(reading, 4, 9)))

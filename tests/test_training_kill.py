@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import wait_for
+from nodes import ray_cluster, wait_for
 
 from raymask.demo.drawing import write_data_set
 from raymask.training.loop import LOSSES
@@ -31,8 +32,8 @@ def command(data: Path, out: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "raymask.cli", "train", *flags, "--fixed-lr"]
 
 
-def run_to_end(arguments: list[str]) -> str:
-    outcome = subprocess.run(arguments, capture_output=True, text=True, timeout=250)
+def run_to_end(arguments: list[str], environment: dict[str, str]) -> str:
+    outcome = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=250)
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout
 
@@ -41,18 +42,14 @@ def checkpoints(out: Path) -> list[int]:
     return sorted(int(f.parent.name.split("-")[1]) for f in out.glob("_raymask/checkpoints/images-*/state.pt"))
 
 
-def training_workers(process: subprocess.Popen[bytes]) -> list[int]:
-    """Process ids: a worker is a child of the raylet, which is a child of the driver."""
+def training_workers(token: str) -> list[int]:
+    """Process ids: those of the cluster are known by its token, which all its processes have from the first one."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if "RayTrainWorker" in (folder / "cmdline").read_text() and parent(parent(folder.name)) == str(process.pid):
+            if "RayTrainWorker" in (folder / "cmdline").read_text() and token in (folder / "environ").read_text():
                 found.append(int(folder.name))
     return sorted(found)
-
-
-def parent(pid: str) -> str:
-    return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[1]
 
 
 def logged(out: Path, kind: str) -> list[dict[str, Any]]:
@@ -60,27 +57,34 @@ def logged(out: Path, kind: str) -> list[dict[str, Any]]:
     return [r for r in records if r["kind"] == kind]
 
 
+@pytest.fixture
+def cluster() -> Iterator[dict[str, str]]:
+    with ray_cluster() as environment:
+        yield environment
+
+
 @pytest.mark.timeout(600)
-def test_kill_9_of_a_worker_then_of_the_driver_then_fewer_workers(tmp_path: Path) -> None:
+def test_kill_9_of_a_worker_then_of_the_driver_then_fewer_workers(cluster: dict[str, str], tmp_path: Path) -> None:
     write_data_set(tmp_path / "data", IMAGES, 1, seed=4)
     calm, out = tmp_path / "calm", tmp_path / "killed"
-    run_to_end(command(tmp_path / "data", calm, workers=2))
+    run_to_end(command(tmp_path / "data", calm, workers=2), cluster)
 
-    process = subprocess.Popen(command(tmp_path / "data", out, workers=2), stderr=subprocess.DEVNULL)
+    arguments, token = command(tmp_path / "data", out, workers=2), cluster["RAY_AUTH_TOKEN"]
+    process = subprocess.Popen(arguments, env=cluster, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: checkpoints(out), process)
-        victim = wait_for(lambda: training_workers(process), process)[-1]
+        victim = wait_for(lambda: training_workers(token), process)[-1]
         os.kill(victim, signal.SIGKILL)
         killed_at = checkpoints(out)[-1]
         # The worker group is started again, and gets further than where it was killed.
         wait_for(lambda: max(checkpoints(out)) > killed_at, process)
-        assert victim not in training_workers(process)
+        assert victim not in training_workers(token)
     finally:
         process.kill()
         process.wait(timeout=30)
     written = checkpoints(out)
 
-    shown = run_to_end(command(tmp_path / "data", out, workers=1))
+    shown = run_to_end(command(tmp_path / "data", out, workers=1), cluster)
     assert f"{IMAGES * EPOCHS} images seen" in shown
 
     # From the last checkpoint, or the one before where the driver died before it took note of the last.

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
 import torch
-from conftest import draw_folder
+from conftest import draw_folder, draw_picture
 from hypothesis import given
 from hypothesis import strategies as st
 
 import raymask
 from raymask import pipeline
 from raymask.errors import ErrorKind, Failure
+from raymask.model import Detections, Predictor
 from raymask.witness import MAX_DEATHS, Watched, Witness
 
 
@@ -104,30 +105,62 @@ def test_a_suspect_is_alone() -> None:
     assert most[False] > 1
 
 
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def has(images: list[Any], colour: tuple[int, int, int]) -> bool:
+    return any((image == colour).all() for image in images)
+
+
 class MortalWorker(pipeline.Worker):
-    """Dies at red pictures."""
+    """Dies at red pictures, and has no memory for green ones nor for more than two at once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        forward = self._predictor._forward
+
+        def scarce(images: list[Any]) -> list[Any]:
+            if len(images) > 2 or has(images, GREEN):
+                raise torch.cuda.OutOfMemoryError("tried to allocate 20 GiB")
+            return forward(images)
+
+        self._predictor._forward = scarce  # type: ignore[method-assign]
 
     def predict(self, images: list[Any]) -> list[Any]:
-        if any((image == (255, 0, 0)).all() for image in images):
+        if has(images, RED):
             signal.raise_signal(signal.SIGSEGV)  # in this thread, which must not go on
         return super().predict(images)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_run_in_which_an_image_kills_model_workers(
+def test_a_run_in_which_images_kill_model_workers_or_do_not_fit_them(
     model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "Worker", MortalWorker)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]  # workers do not find it
     source = draw_folder(tmp_path / "in", 12)
-    PIL.Image.fromarray(np.full((48, 64, 3), (255, 0, 0), np.uint8)).save(source / "0003-red.png")
+    for name, colour in (("0003-red", RED), ("0008-green", GREEN)):
+        PIL.Image.fromarray(np.full((48, 64, 3), colour, np.uint8)).save(source / f"{name}.png")
     out = tmp_path / "out"
-    summary = raymask.segment(str(source), out=str(out), weights=model_folder, quiet=True, images_per_part=6)
-    assert (summary.images, summary.ok, summary.errors) == (13, 12, {"crashed_worker": 1})
+    options: Any = {"weights": model_folder, "quiet": True, "images_per_part": 7, "batch_size": 5, "precision": "fp32"}
+    summary = raymask.segment(str(source), out=str(out), **options)
+    expected = {"crashed_worker": 1, "out_of_memory": 1}
+    assert (summary.images, summary.ok, summary.errors) == (14, 12, expected)
     rows = pq.read_table(out / "images").to_pylist()
-    [failed] = [row for row in rows if row["error"]]
-    assert Path(failed["uri"]).stem == "0003-red"
-    assert failed["error_detail"] == f"{MAX_DEATHS} model workers have died at it"
+    failed = {Path(row["uri"]).stem: (row["error"], row["error_detail"]) for row in rows if row["error"]}
+    assert failed["0003-red"] == ("crashed_worker", f"{MAX_DEATHS} model workers have died at it")
+    assert failed["0008-green"][0] == "out_of_memory"
+    assert failed["0008-green"][1].startswith("48 x 64 does not fit cpu: ")
+    predictor, found = (
+        Predictor(model_folder, device="cpu", precision="fp32"),
+        pq.read_table(out / "instances").to_pandas(),
+    )
+    for number in range(12):
+        [alone] = predictor([np.array(draw_picture(number))])
+        assert isinstance(alone, Detections)
+        rows_of_it = found[found.uri.str.endswith(f"/{number:04d}.png")]
+        np.testing.assert_allclose(rows_of_it.score, alone.scores, atol=1e-4)
+        np.testing.assert_allclose(rows_of_it[["x_min", "y_min", "x_max", "y_max"]], alone.boxes_xyxy, atol=1e-2)
 
 
 def test_a_fault_of_the_device_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 from torchvision.ops.misc import FrozenBatchNorm2d
 from torchvision.ops.poolers import LevelMapper
 
-from raymask.model.roi_align import roi_align_bf16
+from raymask.model.roi_align import RoIAlign, roi_align_bf16
 
 Precision = Literal["fp32", "bf16"]
 Features = dict[str, Tensor]
@@ -96,7 +96,9 @@ class Detector:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best boxes of each image: R x 5, labels R int64, scores R float32."""
         heads = self._network.roi_heads
-        logits, deltas = heads.box_predictor(heads.box_head(pool(features, proposals, heads.box_roi_pool, batch)))
+        logits, deltas = heads.box_predictor(
+            heads.box_head(pool(features, proposals, heads.box_roi_pool, batch.shape[2]))
+        )
         probabilities = logits.float().softmax(-1)
         deltas = deltas.unflatten(1, (-1, 4))
         boxes, labels, scores = [], [], []
@@ -117,14 +119,14 @@ class Detector:
     def _segment(self, features: Features, boxes: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
         """The soft mask of each box for its label: R x 28 x 28 float32."""
         heads = self._network.roi_heads
-        logits = heads.mask_predictor(heads.mask_head(pool(features, boxes, heads.mask_roi_pool, batch)))
+        logits = heads.mask_predictor(heads.mask_head(pool(features, boxes, heads.mask_roi_pool, batch.shape[2])))
         return logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()  # type: ignore[no-any-return]
 
 
-def pool(features: Features, boxes: Tensor, pooler: MultiScaleRoIAlign, batch: Tensor) -> Tensor:
+def pool(features: Features, boxes: Tensor, pooler: MultiScaleRoIAlign, input_height: int) -> Tensor:
     """Features of each box, R x C x size x size, from the pyramid level that fits its size (Lin et al. 2017, eq. 1)."""
     maps = [features[name] for name in pooler.featmap_names if name in features]
-    exponents = [round(log2(m.shape[2] / batch.shape[2])) for m in maps]
+    exponents = [round(log2(m.shape[2] / input_height)) for m in maps]
     of_area = LevelMapper(-exponents[0], -exponents[-1], pooler.canonical_scale, pooler.canonical_level)
     levels = of_area([boxes[:, 1:]])
     size, samples = pooler.output_size[0], pooler.sampling_ratio
@@ -134,10 +136,12 @@ def pool(features: Features, boxes: Tensor, pooler: MultiScaleRoIAlign, batch: T
     for level, (values, exponent) in enumerate(zip(maps, exponents, strict=True)):
         index = torch.where(levels == level)[0]
         rois, scale = boxes[index], 2.0**exponent
-        if values.dtype == torch.bfloat16 and values.device.type == "cpu":
+        if values.device.type != "cpu":
+            pooled[index] = roi_align(values.float(), rois, size, scale, samples).to(values.dtype)
+        elif values.dtype == torch.bfloat16 and not torch.is_grad_enabled():
             pooled[index] = roi_align_bf16(values, rois, size, scale, samples)
         else:
-            pooled[index] = roi_align(values.float(), rois, size, scale, samples).to(values.dtype)
+            pooled[index] = RoIAlign.apply(values.float(), rois, size, scale, samples).to(values.dtype)
     return pooled
 
 

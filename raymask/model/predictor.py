@@ -21,7 +21,9 @@ from raymask.errors import ErrorKind, Failure
 from raymask.masks import EncodedMasks, encode_soft_masks
 from raymask.model.detector import Detector, Objects, Precision
 from raymask.model.model import Model
+from raymask.model.out_of_memory import is_out_of_memory
 from raymask.model.spec import Category, ModelSpec
+from raymask.turns import Turns
 
 SIZE_DIVISOR = 32  # stride of the coarsest pyramid level that the backbone computes
 
@@ -89,6 +91,7 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
+        self._turns = Turns()
         network = dataclasses.replace(model, spec=self.spec).network()
         self._detector = Detector(network, self.device, self.precision)
         mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
@@ -123,15 +126,31 @@ class Predictor:
                 yield indices[start : start + self.batch_size]
 
     def _predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
+        with self._turns.together():
+            found = self._forward_or_reason(images)
+        if isinstance(found, list):
+            return [*found]
+        if len(images) > 1:
+            half = len(images) // 2
+            return self._predict(images[:half]) + self._predict(images[half:])
+        with self._turns.alone():  # for what was missing other threads may have had
+            found = self._forward_or_reason(images)
+        if isinstance(found, list):
+            return [*found]
+        height, width = images[0].shape[:2]
+        return [Failure(ErrorKind.OUT_OF_MEMORY, f"{height} x {width} does not fit {self.device}: {found}"[:200])]
+
+    def _forward_or_reason(self, images: list[NDArray[np.uint8]]) -> list[Detections] | str:
+        """The detections, or in words that there is not enough memory for these images together."""
         try:
-            return list(self._forward(images))
-        except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
-        if len(images) == 1:
-            height, width = images[0].shape[:2]
-            return [Failure(ErrorKind.OUT_OF_MEMORY, f"{height} x {width} does not fit {self.device}: {reason}"[:200])]
-        half = len(images) // 2
-        return self._predict(images[:half]) + self._predict(images[half:])
+            return self._forward(images)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # libraries cannot have what torch keeps for itself
+        return reason
 
     @torch.inference_mode()
     def _forward(self, images: list[NDArray[np.uint8]]) -> list[Detections]:

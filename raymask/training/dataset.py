@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 import numpy as np
@@ -50,7 +50,6 @@ ROWS = pa.schema(
 )
 
 MAX_JSON_DEPTH = 10_000  # ijson takes the square of it
-JSON_BLOCK_BYTES = 16 * 1024 * 1024
 MIN_BOX_SIDE = 1e-3  # pixels; the logarithm of a box's width is what the network learns
 BATCH_ROWS = 10_000
 
@@ -109,7 +108,6 @@ def read_rows(data: str, images: str | None) -> AnnotatedRows:
 def _read_coco(url: str, images: str | None) -> AnnotatedRows:
     problems: Counter[str] = Counter()
     anchored = anchor(images or url.rpartition("/")[0] or ".")
-    _check_depth(url)
     categories = _coco_categories(url, problems)
     label_of: dict[Any, int] = {category.id: label for label, category in enumerate(categories, 1)}
     uris: list[str] = []
@@ -200,25 +198,36 @@ def _size_hw(image: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
 
 
-def _check_depth(url: str) -> None:
-    """ConfigError if a JSON file is nested so deeply that it would take for ever to read; brackets in text count."""
-    fs, path = resolve(url)
-    depth = 0
-    with said_plainly(url, "a COCO annotation file"), fs.open(path, "rb") as file:
-        while block := file.read(JSON_BLOCK_BYTES):
-            letters = np.frombuffer(block, np.uint8) & ~np.uint8(0x20)  # [ and { become one, and ] and }
-            depths = depth + np.cumsum((letters == ord("[")).astype(np.int8) - (letters == ord("]")), dtype=np.int64)
-            if depths.max() > MAX_JSON_DEPTH:
-                raise ConfigError(f"{url} is nested more than {MAX_JSON_DEPTH} deep, so it is no COCO annotation file")
-            depth = int(depths[-1])
-
-
 def _entries(url: str, key: str) -> Iterator[dict[str, Any]]:
     """The objects in a list at the top of a JSON file, one at a time; nothing where there is no such list."""
     fs, path = resolve(url)
     with said_plainly(url, "a COCO annotation file"), fs.open(path, "rb") as file:
-        for entry in ijson.items(file, f"{key}.item", use_float=True):
+        for entry in ijson.items(_DepthChecked(file, url), f"{key}.item", use_float=True):
             yield entry if isinstance(entry, dict) else {}
+
+
+class _DepthChecked:
+    """A JSON file that is a ConfigError where it is nested so deeply that it would take for ever to parse.
+
+    Brackets in text count as well.
+    """
+
+    def __init__(self, file: BinaryIO, url: str) -> None:
+        self._file = file
+        self._url = url
+        self._depth = 0
+
+    def read(self, size: int) -> bytes:
+        block = self._file.read(size)
+        letters = np.frombuffer(block, np.uint8) & ~np.uint8(0x20)  # [ and { become one, and ] and }
+        steps = (letters == ord("[")).astype(np.int8) - (letters == ord("]"))
+        depths = self._depth + np.cumsum(steps, dtype=np.int64)
+        if (depths > MAX_JSON_DEPTH).any():
+            raise ConfigError(
+                f"{self._url} is nested more than {MAX_JSON_DEPTH} deep, so it is no COCO annotation file"
+            )
+        self._depth = int(depths[-1]) if block else 0
+        return block
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

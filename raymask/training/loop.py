@@ -26,10 +26,11 @@ from torch.optim.swa_utils import AveragedModel
 from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.model import resolve_precision
 from raymask.training.augment import Target
-from raymask.training.checkpoints import checkpoint_name, read_state, write_checkpoint
+from raymask.training.checkpoints import read_state, write_checkpoint
 from raymask.training.config import TrainConfig
 from raymask.training.network import Start, averaged, build_network, learning_rate, make_optimizer, model_of
 from raymask.training.samples import batch_of, seed_of
+from raymask.training.storage import checkpoint_name
 
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
 PREFETCH_BATCHES = 2

@@ -15,10 +15,12 @@ import torchvision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models.detection import MaskRCNN
+from torchvision.ops import MultiScaleRoIAlign
 
 from raymask.errors import ConfigError
 from raymask.model import Category, Model, ModelSpec, build, builder, load_model, read_tensors
 from raymask.model.architectures import DEFAULT_ARCHITECTURE
+from raymask.model.detector import pool, with_image_index
 from raymask.storage import resolve, retried
 from raymask.training.config import REFERENCE_BATCH, TrainConfig
 
@@ -89,10 +91,28 @@ def build_network(config: TrainConfig, start: Start) -> MaskRCNN:
     )
     network.load_state_dict(dict(start.weights))
     _coordinates_in_float32(network)
+    network.roi_heads.box_roi_pool = Pooler(network.roi_heads.box_roi_pool)
+    network.roi_heads.mask_roi_pool = Pooler(network.roi_heads.mask_roi_pool)
     network.train()
     for module in frozen_modules(config, network):
         module.requires_grad_(False).eval()  # evaluated, so that BatchNorm keeps its statistics too
     return network
+
+
+class Pooler(MultiScaleRoIAlign):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's, but on a CPU the gradient takes an eighth of the time, which is a sixth of a step."""
+
+    def __init__(self, given: MultiScaleRoIAlign) -> None:
+        super().__init__(
+            given.featmap_names,
+            given.output_size,
+            given.sampling_ratio,
+            canonical_scale=given.canonical_scale,
+            canonical_level=given.canonical_level,
+        )
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        return pool(x, with_image_index(boxes), self, max(height for height, _ in image_shapes))
 
 
 def frozen_modules(config: TrainConfig, network: MaskRCNN) -> list[nn.Module]:

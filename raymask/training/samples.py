@@ -7,34 +7,27 @@ would have seen. Rows are shuffled, never pixels.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 import torch
 from numpy.typing import NDArray
-from ray.data import Datasource, ReadTask
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data.block import BlockMetadata
 from torch import Tensor
 
-from raymask.cluster import TASK_CPUS
-from raymask.decode import decode
+import raymask.model.light_torchvision  # noqa: F401  # before what imports torchvision
 from raymask.errors import ConfigError, Failure
 from raymask.fetch import Fetched, Place, fetch, fetch_one
 from raymask.masks import decode as decode_mask
+from raymask.sandbox import DECODER, Sandbox, borrowed_sandbox
 from raymask.training.augment import Augmentation, Target
+from raymask.training.photos import pixels_of
 
-MIN_TASK_SAMPLES = 8  # that one fetch-decode-augment task makes at the least
-MAX_TASKS = 50_000  # and how many such tasks one stream is cut into at the most
-CHECK_ROWS = 32
-PAUSE_S = 0.02
 MAX_REPLACEMENTS = 16
 
 # A sample on its way to a training worker. pixels: 3 x height x width uint8; masks: objects x height x width bits.
@@ -54,7 +47,10 @@ SAMPLES = pa.schema(
 
 @dataclass(frozen=True)
 class Reading:
-    """How samples are made of rows. rows: reference to a table in `raymask.training.dataset.ROWS`."""
+    """How samples are made of rows.
+
+    rows: reference to a table in `raymask.training.dataset.ROWS`; decoder: see `Sandbox`.
+    """
 
     rows: ray.ObjectRef[pa.Table]
     row_count: int
@@ -62,51 +58,10 @@ class Reading:
     augmentation: Augmentation | None
     max_pixels: int
     max_bytes: int
+    decoder: str = DECODER
 
-
-def stream_samples(reading: Reading, first: int, stop: int) -> ray.data.Dataset:
-    """Samples first .. stop - 1, in their order, one a block, so that any number of workers takes turns by sample."""
-    context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = 1
-    context.execution_options.preserve_order = True
-    context.custom_execution_callback_classes = [Unhurried]
-    with ray.data.DataContext.current(context):
-        source = SampleSource(reading, first, stop)
-        samples: ray.data.Dataset = ray.data.read_datasource(
-            source, num_cpus=TASK_CPUS, override_num_blocks=len(source.starts)
-        )
-    return samples
-
-
-class Unhurried(ExecutionCallback):
-    """A pause between the steps of Ray Data, which takes a whole core to look after samples that wait to be read."""
-
-    def on_execution_step(self, executor: object) -> None:
-        time.sleep(PAUSE_S)
-
-
-class SampleSource(Datasource):
-    """Samples first .. stop - 1 as a Ray Data source."""
-
-    def __init__(self, reading: Reading, first: int, stop: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.reading = reading
-        self.stop = stop
-        self.task_samples = max(MIN_TASK_SAMPLES, -(-(stop - first) // MAX_TASKS))
-        self.starts = range(first, stop, self.task_samples)
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        """One task for each start, whatever parallelism Ray proposes."""
-        return [
-            ReadTask(
-                partial(make_samples, self.reading, start, min(start + self.task_samples, self.stop)),
-                BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
-            )
-            for start in self.starts
-        ]
+    def sandbox(self) -> AbstractContextManager[Sandbox]:
+        return borrowed_sandbox(max_bytes=self.max_bytes, max_pixels=self.max_pixels, decoder=self.decoder)
 
 
 def make_samples(reading: Reading, first: int, stop: int) -> Iterator[pa.Table]:
@@ -116,24 +71,33 @@ def make_samples(reading: Reading, first: int, stop: int) -> Iterator[pa.Table]:
     """
     numbers = range(first, stop)
     rows = ray.get(reading.rows).take(pa.array([row_of(reading, n) for n in numbers])).to_pylist()
-    places = [Place(row["uri"]) for row in rows]
-    for number, row, fetched in zip(numbers, rows, fetch(places, max_bytes=reading.max_bytes), strict=True):
-        pixels, replaced = _decoded(row, fetched, reading.max_pixels), None
-        for ahead in range(1, MAX_REPLACEMENTS + 1):
-            if not isinstance(pixels, str):
-                break
-            replaced = replaced or row["uri"]
-            row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
-            pixels = _decoded(row, fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes), reading.max_pixels)
-        if isinstance(pixels, str):
-            raise ConfigError(
-                f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {row['uri']!r} "
-                f"({pixels}); see to the store, then run the same command again"
-            )
-        image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(row)
-        if reading.augmentation is not None:
-            image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
-        yield sample_table(number, image, target, replaced)
+    files = fetch([Place(row["uri"]) for row in rows], max_bytes=reading.max_bytes)
+    with reading.sandbox() as sandbox:
+        for number, row, fetched in zip(numbers, rows, files, strict=True):
+            read, pixels, replaced = _readable(reading, sandbox, number, row, fetched)
+            image, target = torch.from_numpy(pixels).permute(2, 0, 1), target_of(read)
+            if reading.augmentation is not None:
+                image, target = reading.augmentation(image, target, seed_of(reading.seed, number))
+            yield sample_table(number, image, target, replaced)
+
+
+def _readable(
+    reading: Reading, sandbox: Sandbox, number: int, row: dict[str, Any], fetched: Fetched | Failure
+) -> tuple[dict[str, Any], NDArray[np.uint8], str | None]:
+    """The row of a sample or the next that can be read, its pixels, and whose place it has, if another's."""
+    wanted = row["uri"]
+    for ahead in range(1, MAX_REPLACEMENTS + 2):
+        image = fetched if isinstance(fetched, Failure) else sandbox.decode(fetched.data)
+        pixels = pixels_of(row, image)
+        if not isinstance(pixels, str):
+            return row, pixels, None if ahead == 1 else wanted
+        last = row["uri"]
+        row = ray.get(reading.rows).slice(row_of(reading, number + ahead), 1).to_pylist()[0]
+        fetched = fetch_one(Place(row["uri"]), max_bytes=reading.max_bytes)
+    raise ConfigError(
+        f"{MAX_REPLACEMENTS + 1} images in a row cannot be read any more, the last is {last!r} "
+        f"({pixels}); see to the store, then run the same command again"
+    )
 
 
 def row_of(reading: Reading, number: int) -> int:
@@ -163,15 +127,6 @@ def target_of(row: dict[str, Any]) -> Target:
         if masks
         else torch.zeros((0, *size), dtype=torch.uint8),
     }
-
-
-def _decoded(row: dict[str, Any], fetched: Fetched | Failure, max_pixels: int) -> NDArray[np.uint8] | str:
-    """H x W x 3 uint8 of the size that was annotated, or in words why not."""
-    image = fetched if isinstance(fetched, Failure) else decode(fetched.data, max_pixels=max_pixels)
-    if isinstance(image, Failure):
-        return str(image.kind)
-    same = image.pixels.shape[:2] == (row["height"], row["width"])
-    return image.pixels if same else "size is not the annotated one"
 
 
 def sample_table(number: int, image: Tensor, target: Target, replaced: str | None) -> pa.Table:
@@ -208,33 +163,3 @@ def batch_of(samples: pa.Table) -> tuple[list[Tensor], list[Target]]:
             }
         )
     return images, targets
-
-
-def find_unreadable(rows: pa.Table, max_pixels: int, max_bytes: int) -> dict[str, str]:
-    """The images that cannot be read or have another size than annotated: uri -> why, in words."""
-    chunks = [
-        rows.select(["uri", "height", "width"]).slice(start, CHECK_ROWS)
-        for start in range(0, rows.num_rows, CHECK_ROWS)
-    ]
-    checked = ray.data.from_arrow(chunks).map_batches(
-        partial(_check, max_pixels=max_pixels, max_bytes=max_bytes),
-        batch_format="pyarrow",
-        batch_size=None,
-        num_cpus=TASK_CPUS,
-    )
-    failed: dict[str, str] = {}
-    batch: Any
-    for batch in checked.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        failed |= dict(zip(batch.column("uri").to_pylist(), batch.column("why").to_pylist(), strict=True))
-    return failed
-
-
-def _check(rows: pa.Table, *, max_pixels: int, max_bytes: int) -> pa.Table:
-    listed = rows.to_pylist()
-    results = fetch([Place(row["uri"]) for row in listed], max_bytes=max_bytes)
-    failed = {}
-    for row, fetched in zip(listed, results, strict=True):
-        pixels = _decoded(row, fetched, max_pixels)
-        if isinstance(pixels, str):
-            failed[row["uri"]] = f"images that cannot be read ({pixels}), left out"
-    return pa.table({"uri": pa.array(failed.keys(), pa.string()), "why": pa.array(failed.values(), pa.string())})

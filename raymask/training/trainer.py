@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
@@ -38,15 +38,18 @@ from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
 from raymask.progress import Reporter, Silent, duration_text
+from raymask.sandbox import DECODER
 from raymask.storage import Folder, absolute, join, used_plainly
 from raymask.training.augment import Augmentation
-from raymask.training.checkpoints import RUN_NAME, RUNS_FOLDER, Storage, images_of, name_of
 from raymask.training.config import TrainConfig
 from raymask.training.dataset import AnnotatedRows, problem_lines, read_rows
 from raymask.training.history import History, Record
 from raymask.training.loop import LOSSES, Job, run_worker
 from raymask.training.network import Start, starting_point
-from raymask.training.samples import Reading, find_unreadable, stream_samples
+from raymask.training.photos import find_unreadable
+from raymask.training.samples import Reading
+from raymask.training.storage import RUN_NAME, RUNS_FOLDER, Storage, images_of, name_of
+from raymask.training.stream import Stream
 from raymask.training.trackers import open_trackers
 from raymask.training.validation import SCORE, Validate
 
@@ -96,6 +99,8 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
     report = report or Silent()
     started_s = time.monotonic()
     config = with_absolute_paths(config)
+    # Workers wait at a checkpoint until Ray Train has taken note of the last one, for which it looks every two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     kept = Folder(config.out).sub(RUNS_FOLDER)
     with ray_session(config.allow_open_cluster), used_plainly(config.out), Lease(kept):
         check_same(config, kept)
@@ -131,7 +136,7 @@ def prepared_rows(config: TrainConfig, kept: Folder, report: Reporter) -> Annota
         rows = read_rows(config.data, config.images)
         if not config.trust_images:
             report.say(f"checking {rows.table.num_rows:,} images")
-            rows = rows.without(find_unreadable(rows.table, config.max_pixels, config.max_bytes))
+            rows = rows.without(find_unreadable(rows.table, config.max_pixels, config.max_bytes, DECODER))
         if not rows.objects:
             raise ConfigError(
                 f"no image of {config.data} with an object can be read:\n" + "\n".join(problem_lines(rows.problems))
@@ -178,6 +183,7 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
         augmentation=Augmentation.of(config, start.spec.min_size, start.spec.max_size),
         max_pixels=config.max_pixels,
         max_bytes=config.max_bytes,
+        decoder=DECODER,
     )
     job = Job(
         config=config,
@@ -204,7 +210,7 @@ def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage
             ),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
-        datasets={"train": partial(remaining_samples, reading, storage, stop)},
+        datasets={"train": Stream(ray.put(reading), storage, stop).remaining},
         dataset_config=ray.train.DataConfig(execution_options=reading_options(room)),
         validation_config=validation_of(config, room, records),
     )
@@ -228,11 +234,6 @@ def reading_options(room: TrainingRoom) -> ray.data.ExecutionOptions:
     """Samples in their order, and only so many ahead that reading does not take the cores from the training."""
     ahead = ray.data.ExecutionResources.for_limits(object_store_memory=room.max_workers * READ_AHEAD_BYTES)
     return ray.data.ExecutionOptions(preserve_order=True, resource_limits=ahead)
-
-
-def remaining_samples(reading: Reading, storage: Storage, stop: int) -> ray.data.Dataset:
-    """The samples from the last checkpoint on: Ray Train asks each time that it starts workers."""
-    return stream_samples(reading, storage.images_seen(), stop)
 
 
 def scaling_of(room: TrainingRoom) -> ScalingConfig:

@@ -12,8 +12,8 @@ from raymask.config import SegmentConfig
 from raymask.evaluation import evaluate
 from raymask.pipeline import segment
 from raymask.storage import Folder, join, resolve
-from raymask.training.checkpoints import RUNS_FOLDER, Storage, images_of, name_of
 from raymask.training.config import TrainConfig
+from raymask.training.storage import RUNS_FOLDER, Storage, images_of, name_of
 
 SCORE = "segm_AP"  # by which the best checkpoint is chosen
 
