@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def with_table(readme: str) -> str:
 
 def table() -> str:
     header = ("what", "raymask", "beside it", "", "`python benchmarks/…`")
-    measured = (masks(), model(), whole_runs(), without_model(), decoding(), start_up(), precision(), fine_tuning())
-    lines = [header, ("---",) * len(header), *(line for part in measured for line in part)]
+    parts = (masks, model, whole_runs, without_model, decoding, start_up, precision, training, fine_tuning)
+    lines = [header, ("---",) * len(header), *(line for part in parts for line in part())]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -123,6 +124,20 @@ def start_up() -> list[tuple[str, ...]]:
     end = steps["Ray stopped, process ended"]
     first = sum(steps.values()) - end - steps["the rest of the images"] - steps["tables published"]
     return [("from the command to the first image", f"{first:.1f} s", f"at the end: {end:.1f} s", "", "`startup.py`")]
+
+
+def training() -> list[tuple[str, ...]]:
+    loop, *ways = [(row["way"], statistics.median(row["images_per_s"])) for row in record("training")["rows"]]
+    return [
+        (
+            f"training, {way} on two cores",
+            f"{rate:.2f} images/s",
+            f"a loop over torchvision's network, fed from memory: {loop[1]:.2f}",
+            times(rate / loop[1]),
+            "`training.py`",
+        )
+        for way, rate in ways
+    ]
 
 
 def fine_tuning() -> list[tuple[str, ...]]:
