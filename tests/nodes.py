@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def ray_cluster(*options: str) -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(what: Callable[[], T], process: subprocess.Popen[bytes], seconds: float = 180) -> T:
+def wait_for(what: Callable[[], T], process: subprocess.Popen[Any], seconds: float = 180) -> T:
     """What the function says once it says anything; AssertionError if the process ends before, or it takes too long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

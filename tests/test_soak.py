@@ -10,7 +10,7 @@ def series(own_mb: list[float], files: list[float]) -> soak.Series:
 
 
 def test_growth_is_told_from_noise() -> None:
-    noisy = [100 + 20 * (n % 7 == 0) for n in range(100)]
+    noisy = [100.0 + 20 * (n % 7 == 0) for n in range(100)]
     files = [30.0 + n % 3 for n in range(100)]
     leaking = [value + 0.15 * n for n, value in enumerate(noisy)]
     assert all(one.is_flat for one in soak.judge([series(noisy, files)], 30, 99, 0.05))
