@@ -133,7 +133,7 @@ def training() -> list[tuple[str, ...]]:
             f"training, {way} on two cores",
             f"{rate:.2f} images/s",
             f"a loop over torchvision's network, fed from memory: {loop[1]:.2f}",
-            times(rate / loop[1]),
+            f"{rate / loop[1]:.2f} x",
             "`training.py`",
         )
         for way, rate in ways

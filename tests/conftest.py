@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
 from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_model
+
+# Time is measured in benchmarks/, not here, where the machine may be busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

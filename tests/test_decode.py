@@ -651,7 +651,7 @@ def mutations(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=1000, deadline=None, database=None, derandomize=True)
+@settings(max_examples=1000, database=None, derandomize=True)
 @given(mutations())
 def test_mutated_files_give_a_result_and_always_the_same(data: bytes) -> None:
     first, second = (decode(data, max_pixels=200_000) for _ in range(2))

@@ -23,7 +23,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stores import Store, forget_file_systems, fresh_environment, s3_store
 
@@ -585,7 +585,6 @@ def test_only_the_bytes_are_read(store: Store) -> None:
     assert read < 150_000 < len(sink.getvalue())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, ROWS - 1)))
 def test_cells_in_any_order(tmp_path_factory: pytest.TempPathFactory, rows: list[int]) -> None:
     url = str(tmp_path_factory.getbasetemp() / "any.parquet")

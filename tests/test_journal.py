@@ -140,7 +140,7 @@ Kinds = st.sampled_from([None, *(kind.value for kind in ErrorKind)])
 Writes = st.lists(st.tuples(st.lists(st.integers(0, 9), min_size=1, unique=True), Kinds, st.integers(0, 2)), max_size=8)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(Writes, st.randoms())
 def test_what_counts_does_not_depend_on_the_order_of_arrival(
     writes: list[tuple[list[int], str | None, int]], chance: Random

@@ -38,7 +38,7 @@ from raymask.sources import open_source
 from raymask.storage import Folder
 from raymask.training.dataset import read_rows
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 Scalars = st.one_of(
     st.none(),

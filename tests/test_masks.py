@@ -219,7 +219,7 @@ def test_shapes_that_do_not_fit_are_refused(
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=20))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(MASKS)
 @example(np.ones((1, 1), np.bool_))
 @example(np.zeros((1, 1), np.bool_))
@@ -253,7 +253,7 @@ def test_rle_is_read_as_pandas_and_pycocotools_hand_it_over() -> None:
         validate_rle(same["size"], same["counts"])
 
 
-@settings(deadline=None, max_examples=2000)
+@settings(max_examples=2000)
 @given(MASKS, st.data())
 def test_what_passes_validation_is_safe_in_pycocotools(mask: NDArray[np.bool_], data: st.DataObject) -> None:
     """Whatever the change to a good RLE, it is refused, or pycocotools survives it and sees the same pixels."""

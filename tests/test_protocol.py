@@ -194,7 +194,7 @@ class Chaos(RuleBasedStateMachine):
 
 
 ChaosTest = Chaos.TestCase
-ChaosTest.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+ChaosTest.settings = settings(max_examples=150, stateful_step_count=30)
 
 
 def test_a_world_tells_when_a_file_is_missing() -> None:

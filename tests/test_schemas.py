@@ -192,7 +192,7 @@ def test_specification_lists_the_fields_of_the_index() -> None:
 MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(MASKS)
 @example(np.ones((1, 1), np.bool_))
 @example(np.zeros((40, 25), np.bool_))

@@ -919,7 +919,7 @@ def damaged(draw: st.DrawFn, seed: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("ending", list(_SEEDS))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_bytes_are_a_stream_or_a_config_error(tmp_path: Path, ending: str, data: st.DataObject) -> None:
     url = write(tmp_path / f"x.{ending}", data.draw(damaged(_SEEDS[ending])))
@@ -928,7 +928,7 @@ def test_any_bytes_are_a_stream_or_a_config_error(tmp_path: Path, ending: str, d
 
 
 @given(spec=st.text(min_size=1, max_size=40))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_is_a_source_or_a_config_error(tmp_path: Path, spec: str) -> None:
     with contextlib.suppress(ConfigError):
         rows_of(f"{tmp_path}/{spec}")

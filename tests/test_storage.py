@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import botocore.exceptions as boto
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stores import BUCKET, Request, Store, fresh_environment, s3_store
 
@@ -393,7 +393,6 @@ def test_a_swap_that_is_forbidden_is_an_error(store: Store) -> None:
 # ------------------------------------------------------------------------------------------------------------- names
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda key: not key.isspace()))
 def test_s3_keys_stay_as_they_are(key: str) -> None:
     fs, path = storage.resolve(f"s3://bucket/{key}/x?versionId={key}")

@@ -150,7 +150,7 @@ PLANS = st.lists(st.integers(-2, 4), max_size=8)
 CUTS = st.lists(st.integers(0, 100), max_size=4)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(PLANS, CUTS, st.integers(0, 2**32 - 1))
 @example([], [], 0)
 @example([], [0, 0], 0)
@@ -166,7 +166,7 @@ def test_published_tables_hold_what_went_in(plan: list[int], cuts: Sequence[int]
     assert_rows(instances, INSTANCES, want)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(PLANS, CUTS)
 @example([], [0])
 @example([2, -1, 0, -2], [1, 3])
@@ -319,7 +319,7 @@ def test_every_image_with_pixels_needs_a_result_and_no_other_has_one(results: di
         part_table(decoded, results, CATEGORIES)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(PLANS, CUTS)
 @example([], [])
 @example([-1], [0])
