@@ -5,8 +5,10 @@ Reading -> SampleSource -> tasks that each make a few samples -> one sample a bl
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -89,6 +91,7 @@ class SampleSource(Datasource):
 
 
 def _read(reading: ray.ObjectRef[Any], first: int, stop: int) -> Iterator[pa.Table]:
-    from raymask.training.samples import make_samples
-
-    yield from make_samples(ray.get(reading), first, stop)
+    # In a thread: Ray ends tasks by interrupting the main one, and a process with half of torch in it fails for ever.
+    with ThreadPoolExecutor(1) as beside:
+        samples = beside.submit(importlib.import_module, "raymask.training.samples").result()
+    yield from samples.make_samples(ray.get(reading), first, stop)
