@@ -38,7 +38,7 @@ from raymask.protocol import (
 )
 from raymask.published import ASIDE, INDEX_FILE, Published, PublishedFile, Shard, parse_published, plain_path
 from raymask.schema import images_schema, with_footer
-from raymask.storage import Folder, used_plainly
+from raymask.storage import Folder, absolute, used_plainly
 from raymask.tables import published_tables
 
 ROW_GROUP_ROWS = 65_536
@@ -55,6 +55,7 @@ def publish(
 
     on_progress: called with (shards written, shards to write).
     """
+    out = absolute(out)  # it travels to tasks, which Ray starts in folders of their own
     for _ in range(MAX_RIVALS):
         published = _publish_unless_overtaken(out, run, manifest, on_progress)
         if published is not None:
