@@ -99,11 +99,11 @@ def scalars(record: Record) -> dict[str, float]:
 
 
 def draw_curves(steps: Sequence[Record], validations: Sequence[Record], rows: int) -> bytes:
-    """Losses above, validation below, over epochs; a PNG file. rows: images of an epoch."""
+    """Losses above, validation below if there was any, over epochs; a PNG file. rows: images of an epoch."""
     from matplotlib.figure import Figure  # takes half a second, and only the driver draws
 
     figure = Figure(figsize=(9, 7), layout="constrained")
-    losses, scores = figure.subplots(2, 1, sharex=True)
+    losses, *below = figure.subplots(2 if validations else 1, 1, sharex=True, squeeze=False)[:, 0]
     epochs = [r["images"] / rows for r in steps]
     names = [name for name in steps[0] if name.startswith("loss_")]
     losses.plot(epochs, smoothed([r["loss"] for r in steps]), color="black", label="all")
@@ -111,13 +111,14 @@ def draw_curves(steps: Sequence[Record], validations: Sequence[Record], rows: in
         losses.plot(epochs, smoothed([r[name] for r in steps]), label=name.removeprefix("loss_"), linewidth=1)
     losses.set_ylabel("loss, smoothed")
     losses.set_yscale("log")
-    losses.legend()
-    for name, style in ((SCORE, "-o"), ("segm_AP50", "--o"), ("bbox_AP", "-s"), ("bbox_AP50", "--s")):
-        scores.plot([r["images"] / rows for r in validations], [r[name] for r in validations], style, label=name)
-    scores.set_ylabel("validation")
-    scores.set_ylim(0, 1)
-    scores.set_xlabel("epoch")
-    scores.legend()
+    figure.legend(loc="outside upper center", ncols=len(names) + 1)
+    for scores in below:
+        for name, style in ((SCORE, "-o"), ("segm_AP50", "--o"), ("bbox_AP", "-s"), ("bbox_AP50", "--s")):
+            scores.plot([r["images"] / rows for r in validations], [r[name] for r in validations], style, label=name)
+        scores.set_ylabel("validation")
+        scores.set_ylim(0, 1)
+        scores.legend()
+    figure.supxlabel("epoch")
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=120)
     return sink.getvalue()
