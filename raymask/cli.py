@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from raymask import __version__
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig, flag
 from raymask.errors import RaymaskError
+from raymask.progress import harmless
 from raymask.training.config import TrainConfig
 from raymask.urls import without_credentials
 
@@ -208,11 +209,9 @@ def run_command(command: str, options: dict[str, Any], debug: bool = False) -> i
         return _say_error(error, debug)
 
 
-def harmless(text: str) -> str:
-    """Text for a terminal, with no credentials in it, and with no characters that would command the terminal."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in without_credentials(text)
-    )
+def error_text(text: str) -> str:
+    """An error as a terminal may have it, with no credentials in it."""
+    return "\n".join(map(harmless, without_credentials(text).split("\n")))
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -222,10 +221,10 @@ def _interrupt(*_: object) -> NoReturn:
 def _say_error(error: BaseException, debug: bool) -> int:
     known = next((e for e in _chain(error) if isinstance(e, RaymaskError)), None)
     if known is not None:
-        print(f"raymask: {harmless(str(known))}", file=sys.stderr)
+        print(f"raymask: {error_text(str(known))}", file=sys.stderr)
     else:
         last = str(error).strip().splitlines()[-1:] or [""]
-        print(f"raymask: unexpected {type(error).__name__}: {harmless(last[0])}", file=sys.stderr)
+        print(f"raymask: unexpected {type(error).__name__}: {error_text(last[0])}", file=sys.stderr)
         if not debug:
             print("This is not an error of yours that raymask knows; --debug shows where it happened.", file=sys.stderr)
     return FAILED

@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from raymask.progress import progress_text
+from raymask.progress import harmless, progress_text
 
 PLAIN_EVERY_S = 10.0
 
@@ -39,8 +39,7 @@ class ConsoleReporter:
             self._progress.stop()
 
     def say(self, line: str) -> None:
-        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names may command a terminal
-        self._console.print(shown, markup=False)
+        self._console.print(harmless(line), markup=False)
 
     def images(self, done: int, failed: int, total: int) -> None:
         now_s = time.monotonic()

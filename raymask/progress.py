@@ -49,3 +49,8 @@ def duration_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def harmless(line: str) -> str:
+    """A line without characters that would command a terminal, as names and errors may hold them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from stores import Store, s3_store
 
 from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_model
 
@@ -81,3 +82,10 @@ def ray_session() -> Iterator[None]:
 
     with raymask.cluster.ray_session():
         yield
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Store]:
+    """An S3 store for all tests of a file."""
+    with s3_store() as store:
+        yield store

@@ -25,7 +25,7 @@ from test_weights import Canary
 
 import raymask
 from raymask import cluster, storage, web
-from raymask.cli import harmless, main
+from raymask.cli import error_text, main
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 from raymask.fetch import Place, fetch
@@ -180,7 +180,7 @@ def test_job_files_with_credentials_are_refused(tmp_path: Path) -> None:
 def test_errors_are_said_without_credentials_and_commands_of_the_terminal() -> None:
     error = OSError(f"cannot connect to http://me:{SECRET}@proxy:80 for /x?a=1&token={SECRET}&b=2\nnext")
     assert said(error) == "OSError: cannot connect to http://***@proxy:80 for /x?a=1&token=***&b=2 next"
-    assert harmless(f"\x1b[31mred\x07 s3://k:{SECRET}@b\né😀") == "\\x1b[31mred\\x07 s3://***@b\né😀"
+    assert error_text(f"\x1b[31mred\x07 s3://k:{SECRET}@b\né😀") == "\\x1b[31mred\\x07 s3://***@b\né😀"
 
 
 # --------------------------------------------------------------------------------------------------------- web servers

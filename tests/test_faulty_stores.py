@@ -20,7 +20,7 @@ import duckdb
 import pytest
 from conftest import draw_folder, draw_picture
 from nodes import ray_cluster
-from stores import SECRET, Request, Store, Trouble, Weather, fresh_environment, s3_store
+from stores import SECRET, Request, Store, Trouble, Weather, fresh_environment
 from test_fetch import ODD_KEYS
 
 import raymask
@@ -36,12 +36,6 @@ KEYS = [f"photos/{key}" for key in ODD_KEYS if ending_of(key) in (".jpg", ".png"
 KEYS += ["photos/<script>alert('x')</script>.png", 'photos/"; DROP TABLE images; --.png']
 KEYS += [f"photos/{'k' * 1013}.png", *(f"photos/{number:04d}.png" for number in range(12))]
 PICTURES = len(KEYS)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_store() as store:
-        yield store
 
 
 @pytest.fixture

@@ -25,19 +25,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import Store, forget_file_systems, fresh_environment, s3_store
+from stores import Store, forget_file_systems, fresh_environment
 
 from raymask import storage, web
 from raymask.errors import ConfigError, ErrorKind, Failure
 from raymask.fetch import REQUESTS_AT_ONCE, Fetched, Place, _open_column, ahead, fetch, fetch_one
 
 LIMIT = 1000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_store() as store:
-        yield store
 
 
 @pytest.fixture

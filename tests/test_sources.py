@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import BUCKET, Store, forget_file_systems, fresh_environment, s3_store
+from stores import BUCKET, Store, forget_file_systems, fresh_environment
 from test_fetch import ODD_KEYS, ODD_NAMES, write_tar
 
 from raymask.config import SegmentConfig
@@ -30,12 +30,6 @@ from raymask.fetch import Place, fetch
 from raymask.sources import Source, advice, open_source, shards, stream
 from raymask.sources.stream import LISTED
 from raymask.storage import join, resolve
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_store() as store:
-        yield store
 
 
 @pytest.fixture

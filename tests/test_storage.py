@@ -20,19 +20,12 @@ import botocore.exceptions as boto
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import BUCKET, Request, Store, fresh_environment, s3_store
+from stores import BUCKET, Request, Store, fresh_environment
 
 from raymask import storage
 from raymask.errors import ConfigError
 from raymask.faults import is_about_credentials, is_refusal, is_transient
 from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, retried
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_store() as store:
-        yield store
-
 
 _numbers = itertools.count()
 

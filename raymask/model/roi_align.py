@@ -78,13 +78,11 @@ def _roi_align(
     flat = features.reshape(-1)
     size = pooled.shape[1]
     points = size * samples
-    before, after = np.empty((2, points), np.int64), np.empty((2, points), np.int64)
-    weight_after, inside = np.empty((2, points), np.float32), np.empty((2, points), np.float32)
     sums = np.empty(channels, np.float32)
     starts, weights = np.empty(4 * samples * samples, np.uint64), np.empty(4 * samples * samples, np.float32)
     for r in range(pooled.shape[0]):
         first_pixel = int(boxes[r, 0]) * height * width
-        _sample(boxes[r], scale, width, height, before, after, weight_after, inside)
+        before, after, weight_after, inside = _sample(boxes[r], scale, points, width, height)
         for i in range(size):
             for j in range(size):
                 k = 0
@@ -117,11 +115,9 @@ def _roi_align_gradient(
     flat = features.reshape(-1)
     size = pooled.shape[1]
     points = size * samples
-    before, after = np.empty((2, points), np.int64), np.empty((2, points), np.int64)
-    weight_after, inside = np.empty((2, points), np.float32), np.empty((2, points), np.float32)
     for r in range(pooled.shape[0]):
         first_pixel = int(boxes[r, 0]) * height * width
-        _sample(boxes[r], scale, width, height, before, after, weight_after, inside)
+        before, after, weight_after, inside = _sample(boxes[r], scale, points, width, height)
         for y in range(points):
             for x in range(points):
                 share = inside[1, y] * inside[0, x] / np.float32(samples * samples)
@@ -139,18 +135,12 @@ def _roi_align_gradient(
 
 
 @compiled
-def _sample(
-    box: NDArray[np.float32],
-    scale: np.float32,
-    width: int,
-    height: int,
-    before: NDArray[np.int64],
-    after: NDArray[np.int64],
-    weight_after: NDArray[np.float32],
-    inside: NDArray[np.float32],
-) -> None:
-    """Of the points across (0) and down (1) a box: the pixels before and after, and how much the one after weighs."""
-    points = before.shape[1]
+def _sample(box: NDArray[np.float32], scale: np.float32, points: int, width: int, height: int) -> tuple[Any, ...]:
+    """Of the points across (0) and down (1) a box: the pixels before and after, how much the one after weighs, and
+    whether the point is inside.
+    """
+    before, after = np.empty((2, points), np.int64), np.empty((2, points), np.int64)
+    weight_after, inside = np.empty((2, points), np.float32), np.empty((2, points), np.float32)
     for axis in range(2):
         start, length = box[1 + axis] * scale, width if axis == 0 else height
         step = max(box[3 + axis] * scale - start, np.float32(1)) / np.float32(points)
@@ -161,6 +151,7 @@ def _sample(
             before[axis, p] = int(at)
             after[axis, p] = min(int(at) + 1, length - 1)
             weight_after[axis, p] = at - np.float32(int(at))
+    return before, after, weight_after, inside
 
 
 @compiled
