@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from raymask.cli import COMMANDS, FAILED, plain_type, run_command
+from raymask.cli import COMMANDS, run_command
+from raymask.cli.codes import FAILED
+from raymask.cli.options import plain_type
 from raymask.errors import ConfigError
 
 
