@@ -444,12 +444,10 @@ class Worker:
 
     def predict(self, images: list[NDArray[np.uint8]]) -> list[Detections | Failure]:
         """What the model finds in each. An error that the device does not recover from ends this process."""
-        import torch
-
         try:
             return self._predictor(images)
-        except torch.AcceleratorError:
-            # Nothing works on the device any more, not for this process. The next one is told at what it happened.
+        except self._predictor.device_faults:
+            # The next process is told at what it happened.
             os._exit(DEVICE_FAULT)
 
 

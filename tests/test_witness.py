@@ -167,12 +167,14 @@ def test_a_fault_of_the_device_ends_the_process(monkeypatch: pytest.MonkeyPatch)
     """For nothing works on the device any more in this one; memory that does not suffice is another matter."""
     ended: list[int] = []
 
-    def fail(images: Any) -> Any:
-        raise error
+    class Failing(Predictor):
+        def __init__(self) -> None: ...
+        def __call__(self, images: Any) -> Any:
+            raise error
 
     monkeypatch.setattr(os, "_exit", ended.append)
     worker = object.__new__(pipeline.Worker)
-    worker._predictor = fail  # type: ignore[assignment]
+    worker._predictor = Failing()
     error: Exception = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     worker.predict([])
     assert ended == [pipeline.DEVICE_FAULT]

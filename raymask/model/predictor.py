@@ -54,6 +54,8 @@ class Predictor:
     pixel; they are made from the 28 x 28 soft masks without ever being pasted into an image (He et al. 2017).
     """
 
+    device_faults = (torch.AcceleratorError,)  # after which nothing works on the device any more, not for this process
+
     def __init__(
         self,
         model: Model | str | None = None,
