@@ -12,12 +12,13 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m raymask.demo
 
+# Most tests wait for processes to begin, so two cores have room for two of them at once.
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY) lint types
 	$(BIN)/python -m pytest -q tests/test_layers.py
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import torch
 from stores import Store, s3_store
 
 from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_model
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes that test at once each finds only its own Ray clusters
+    os.environ["RAY_TMPDIR"] = f"/tmp/raymask-{os.environ['PYTEST_XDIST_WORKER']}"  # short, as names of sockets must be
 
 # Time is measured in benchmarks/, not here, where the machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
