@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types schemas chaos chaos-model fuzz soak bench clean
+.PHONY: demo test docs check format lint types schemas chaos chaos-model fuzz soak bench clean
 
 # Threads that wait without spinning: beside a busy neighbour spinning ones make training many times slower.
 demo: $(READY)
@@ -26,6 +26,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The documentation site, into build/site/; any warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(READY)
 	$(BIN)/ruff format .
