@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -122,23 +124,32 @@ def test_what_a_mask_is_in_every_reader(truth: Truth, read: Reader, size_type: t
     assert type(mask["counts"]) is str
 
 
-def test_every_engine_counts_the_same(truth: Truth) -> None:
-    """Objects and their pixels by category, of those with a score above one half, in the engine's own words."""
+def sure_objects(truth: Truth) -> list[tuple[str, int, int]]:
+    """Objects and their pixels by category, of those with a score above one half."""
     sure = [row for row in truth.instances if row["score"] > 0.5]
     counts = Counter(row["category"] for row in sure)
     pixels: Counter[str] = Counter()
     for row in sure:
         pixels[row["category"]] += row["area"]
-    want = sorted((category, counts[category], pixels[category]) for category in counts)
-    assert len(want) == 3
+    assert len(counts) == 3
+    return sorted((category, counts[category], pixels[category]) for category in counts)
+
+
+SURE_OBJECTS = "SELECT category, count(*), CAST(sum(area) AS BIGINT) FROM {} WHERE score > 0.5 GROUP BY 1 ORDER BY 1"
+
+
+def test_every_engine_counts_the_same(truth: Truth) -> None:
+    """Each in its own words."""
+    want = sure_objects(truth)
 
     frame = pd.concat(map(pd.read_parquet, truth.files("instances")))
     by_category = frame[frame.score > 0.5].groupby("category").area.agg(["count", "sum"]).reset_index()
     assert list(by_category.itertuples(index=False, name=None)) == want
 
-    query = "SELECT category, count(*), sum(area)::BIGINT FROM '{}' WHERE score > 0.5 GROUP BY 1 ORDER BY 1"
     with duckdb.connect() as db:
-        assert db.sql(query.format(truth.glob("instances"))).fetchall() == want
+        assert db.sql(SURE_OBJECTS.format(f"'{truth.glob('instances')}'")).fetchall() == want
+        db.execute(ddl("duckdb.sql", truth))
+        assert db.sql(SURE_OBJECTS.format("instances")).fetchall() == want
 
     lazy = pl.scan_parquet(truth.glob("instances")).filter(pl.col("score") > 0.5)
     grouped = lazy.group_by("category").agg(pl.len(), pl.col("area").sum()).sort("category")
@@ -148,6 +159,55 @@ def test_every_engine_counts_the_same(truth: Truth) -> None:
     table = dataset.to_table(filter=pc.field("score") > 0.5)
     arrow = table.group_by("category").aggregate([("area", "count"), ("area", "sum")]).sort_by("category")
     assert [tuple(row.values()) for row in arrow.to_pylist()] == want
+
+    asked = raymask.open(truth.out).sql(SURE_OBJECTS.format("instances"))
+    assert asked is not None
+    assert asked.fetchall() == want
+
+
+SPARK = """
+import json, sys
+from pyspark.sql import SparkSession
+
+statements, queries = json.load(sys.stdin)
+settings = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.sql.warehouse.dir": sys.argv[1]}
+builder = SparkSession.builder.master("local[1]").config("spark.sql.shuffle.partitions", "1")
+for name, value in settings.items():
+    builder = builder.config(name, value)
+spark = builder.getOrCreate()
+for statement in statements:
+    spark.sql(statement)
+print(json.dumps([[list(row) for row in spark.sql(query).collect()] for query in queries]))
+spark.stop()
+"""
+
+
+def test_spark_counts_the_same(truth: Truth, tmp_path: Path) -> None:
+    """By the tables of `schemas/spark.sql`, over the files where they are."""
+    if shutil.which("java") is None and os.environ.get("CI") != "true":
+        pytest.skip("Spark needs a JVM, and there is no java")
+    statements = [text for text in ddl("spark.sql", truth).split(";") if text.strip()]
+    queries = [SURE_OBJECTS.format("instances"), "SELECT status, count(*) FROM images GROUP BY 1 ORDER BY 1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SPARK, str(tmp_path / "warehouse")],
+        input=json.dumps([statements, queries]),
+        cwd=tmp_path,
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    objects, images = json.loads(done.stdout)
+    assert [tuple(row) for row in objects] == sure_objects(truth)
+    assert images == [["failed", 3], ["ok", 7]]
+
+
+def ddl(name: str, truth: Truth) -> str:
+    """The statements of a file in `schemas/`, for an output."""
+    text = (SCHEMAS / name).read_text("utf-8").replace("@OUT@", truth.out)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
 
 
 @pytest.mark.parametrize(
