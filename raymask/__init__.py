@@ -12,12 +12,15 @@ Ray nor torch; what needs them loads them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raymask.config import EvaluateConfig, SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
+    import duckdb
+
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
     from raymask.model import Predictor
@@ -38,6 +41,7 @@ __all__ = [
     "clean",
     "evaluate",
     "open",
+    "query",
     "segment",
     "status",
     "train",
@@ -85,10 +89,17 @@ def evaluate(out: str, annotations: str, *, max_detections: int = 100) -> Evalua
 
 
 def open(out: str) -> Masks:
-    """The published tables of an output; OutputError if nothing has been published there."""
+    """The tables of an output as far as they are committed; OutputError if there is none."""
     from raymask.output import Masks
 
     return Masks(out)
+
+
+def query(
+    masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
+) -> duckdb.DuckDBPyRelation | None:
+    """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
+    return open(masks).sql(sql, parameters)
 
 
 def status(out: str) -> Status:

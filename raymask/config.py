@@ -26,10 +26,14 @@ def option(
     default: Any = dataclasses.MISSING,
     metavar: str | None = None,
     positional: bool = False,
+    repeated: bool = False,
     group: str = "options",
 ) -> Any:
-    """A config field with the text that `--help`, the job file and the reference show for it."""
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "group": group}
+    """A config field with the text that `--help`, the job file and the reference show for it.
+
+    repeated: a tuple of which each flag gives one member, where others take all in one, comma-separated.
+    """
+    metadata = {"help": help, "metavar": metavar, "positional": positional, "repeated": repeated, "group": group}
     return field(default=default, metadata=metadata)
 
 
