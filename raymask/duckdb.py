@@ -9,9 +9,13 @@ Needs the extra `sql`: pip install 'raymask[sql]'.
 
 from __future__ import annotations
 
-import duckdb
 import pyarrow as pa
-from duckdb.func import FunctionNullHandling, PythonUDFType
+
+try:
+    import duckdb
+    from duckdb.func import FunctionNullHandling, PythonUDFType
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; pip install 'raymask[sql]'") from error
 
 from raymask.masks.functions import FUNCTIONS
 
