@@ -18,8 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
+
+try:
+    import polars as pl
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; pip install 'raymask[polars]'") from error
 
 from raymask.masks.functions import METHODS, Function
 

@@ -5,6 +5,7 @@ What is asked of shapely are the outlines: that they are valid, wind as they sho
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from itertools import product
@@ -454,6 +455,15 @@ def rle_text(runs: list[int]) -> str:
             more = run != 0 or chunk >= 16
             text += chr(48 + chunk + 32 * more)
     return text
+
+
+def test_the_documentation_has_them_all() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "functions.md").read_text()
+    sections = [
+        f"### `{name}({', '.join(f.arguments)})`\n\n{inspect.cleandoc(f.doc)}\n\nGives `{f.result}`.\n"
+        for name, f in FUNCTIONS.items()
+    ]
+    assert page.endswith("## The functions\n\n" + "\n".join(sections))
 
 
 @settings(max_examples=150)
