@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from measure import print_table, save, spread, timed
 from workload import DATA
 
 import raymask
-import raymask.duckdb
+from raymask.duckdb import register
 from raymask.output import Masks
 from raymask.published import read_published
 
@@ -45,11 +46,14 @@ def main() -> None:
     masks = raymask.open(out)
     rows: list[dict[str, Any]] = []
     with duckdb.connect() as alone:
-        raymask.duckdb.register(alone)
+        register(alone)
         for table in ("images", "instances"):
             alone.execute(f"CREATE VIEW {table} AS FROM '{out}/{table}/part-*.parquet'")
         for name, statement in STATEMENTS.items():
-            ways = {"statement": partial(ask, masks, statement), "duckdb": partial(ask, alone, statement)}
+            ways: dict[str, Callable[[], Any]] = {
+                "statement": partial(ask, masks, statement),
+                "duckdb": partial(ask, alone, statement),
+            }
             if ways["statement"]() != ways["duckdb"]():
                 raise SystemExit(f"the ways disagree: {name}")
             seconds = timed(ways, REPEATS) | timed({"command": partial(command, out, statement)}, COMMANDS)
