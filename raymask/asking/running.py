@@ -31,22 +31,25 @@ def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) 
 
 
 @contextlib.contextmanager
-def said_plainly(masks: str) -> Iterator[None]:
-    """Turn DuckDB's errors inside into a ConfigError: its own words with the place, and where to look next."""
+def said_plainly(all_columns: str) -> Iterator[None]:
+    """Turn DuckDB's errors inside into a ConfigError: its own words with the place, and where to look next.
+
+    all_columns: what to type to see them.
+    """
     try:
         yield
     except duckdb.Error as error:
         text = str(error).strip()
         if TRACEBACK in text:  # of the file system that DuckDB reads through
             text = text.splitlines()[-1]
-        raise ConfigError(f"{text}{_advice(error, text, masks)}") from error
+        raise ConfigError(f"{text}{_advice(error, text, all_columns)}") from error
 
 
-def _advice(error: duckdb.Error, text: str, masks: str) -> str:
+def _advice(error: duckdb.Error, text: str, all_columns: str) -> str:
     if isinstance(error, duckdb.PermissionException) or "configuration has been locked" in text:
         return "\nStatements reach the output alone; --allow-external lifts that."
     if isinstance(error, duckdb.CatalogException) and text.startswith("Catalog Error: Table"):
         return "\nThe tables are images and instances."
     if isinstance(error, duckdb.BinderException) and "Referenced column" in text:
-        return f'\nAll columns: raymask query {masks} "DESCRIBE instances", or "DESCRIBE images".'
+        return f"\nAll columns: {all_columns}"
     return ""

@@ -53,7 +53,7 @@ class Shell:
         text = text.strip()
         if text.startswith("."):
             return self._command(*text.rstrip(";").split())
-        with said_plainly(self._config.masks):
+        with said_plainly(".schema"):
             for statement in self.connection.extract_statements(text):
                 self._answer(statement.query)
         return True
@@ -106,7 +106,7 @@ class Shell:
 
     def _schema(self, table: str | None = None) -> None:
         for name in (table,) if table else ("images", "instances"):
-            with said_plainly(self._config.masks):
+            with said_plainly(".schema"):
                 quoted = name.replace('"', '""')
                 self._answer(f'SELECT column_name AS "{quoted}", column_type AS type FROM (DESCRIBE "{quoted}")')
 

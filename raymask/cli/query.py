@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -34,7 +35,8 @@ def query(config: QueryConfig) -> int:
     )
     sql = sys.stdin.read() if config.sql == "-" else config.sql
     masks = open_masks(config.masks)
-    with masks.connect(config.allow_external) as connection, said_plainly(config.masks):
+    all_columns = f'raymask query {shlex.quote(config.masks)} "DESCRIBE instances"'
+    with masks.connect(config.allow_external) as connection, said_plainly(all_columns):
         answer = interruptible(connection, partial(connection.sql, sql, params=dict(config.parameters) or None))
         if answer is None:
             return DONE
@@ -84,7 +86,7 @@ def open_masks(out: str) -> Masks:
                 report.live(f"reading what is not published: {done:,} of {of:,} files", done, of)
 
         masks = Masks(out, tell)
-        if masks.published.images < masks.listed:
+        if not masks.is_whole:
             report.say(f"{out} is not done: {masks.published.images:,} of {masks.listed:,} images so far")
     return masks
 
