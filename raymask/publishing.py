@@ -148,7 +148,7 @@ def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan, befor
     images = images.cast(with_footer(images_schema(user_fields), run.footer("images")))
     instances = instances.cast(with_footer(instances.schema, run.footer("instances")))
     tables = {"images": images, "instances": instances}
-    files = {table: _parquet_bytes(rows) for table, rows in tables.items()}
+    files = {table: parquet_bytes(rows) for table, rows in tables.items()}
     sha256 = {table: hashlib.sha256(data).hexdigest() for table, data in files.items()}
     if before is not None and sha256 == {"images": before.images.sha256, "instances": before.instances.sha256}:
         return plan.number, replace(before, source=plan.source)
@@ -204,7 +204,8 @@ def resolve_overlaps(folder: Folder, plan: ShardPlan) -> pa.Table:
     return pa.concat_tables([tables[0].slice(0, 0), *taken])
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A published file: compressed, and with statistics of all but the masks."""
     sink = io.BytesIO()
     # Statistics serve to skip row groups; of an RLE they would only cost.
     columns = [p for p in _leaf_paths(table.schema) if not p.startswith("mask.")]
