@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console", "drawing"},
     {"sources", "journal", "cluster", "sandbox"},
-    {"published", "listing"},
+    {"published", "listing", "pictures"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
     {"training"},
