@@ -93,13 +93,13 @@ class Masks:
         """The picture of an image with the objects that score at least `min_score` over it.
 
         layers: which of masks, boxes and labels to draw. longest_side: of the result in pixels; None for the image's
-        own. KeyError if there is no such image, ConfigError if it failed or cannot be read where it lies any more.
+        own. ConfigError if there is no such image, or it failed, or cannot be read where it lies any more.
         allow_http: whether to read it from a web server.
         """
         where = pyarrow.dataset.field("uri") == uri
         rows = self.images.to_arrow(["image_id", "uri", "status", "error", "height", "width", "bytes"], where)
         if not rows.num_rows:
-            raise KeyError(f"no image {uri!r} in {self.out}")
+            raise ConfigError(f"no image {uri!r} in {self.out}; it is named as in column `uri` of the table `images`")
         [image] = rows.to_pylist()
         if image["status"] != "ok":
             raise ConfigError(f"{uri!r} failed ({image['error']}), so there is no picture to draw on")
