@@ -104,7 +104,7 @@ def report(out: str, *, output: str = "report.html", allow_http: bool = False) -
 
 
 def draw(out: str, uri: str, **options: Any) -> Image:
-    """The picture of one image of an output with what was found in it; options: those of `raymask.output.Masks.draw`."""
+    """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
     return open(out).draw(uri, **options)
 
 
