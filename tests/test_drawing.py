@@ -142,7 +142,12 @@ def test_boxes() -> None:
 def chips_of(rows: list[dict[str, Any]], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     chips: list[Any] = []
     make = drawing._Chip
-    monkeypatch.setattr(drawing, "_Chip", lambda *parts: chips.append(make(*parts)) or chips[-1])
+
+    def kept(*parts: Any) -> Any:
+        chips.append(make(*parts))
+        return chips[-1]
+
+    monkeypatch.setattr(drawing, "_Chip", kept)
     draw_instances(grey(size[1], size[0]), rows, layers=["labels"])
     return chips
 
