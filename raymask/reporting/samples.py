@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from raymask.drawing import draw_instances
+from raymask.drawing import LAYERS, draw_instances
 from raymask.errors import ErrorKind, Failure, RaymaskError
 from raymask.output import DRAWN_COLUMNS, MIN_SCORE
 from raymask.pictures import Pixels, Row, read_pictures
@@ -18,6 +18,7 @@ from raymask.pictures import Pixels, Row, read_pictures
 GROUP_IMAGES = 3
 LONGEST_SIDE = 400
 WEBP_QUALITY = 80
+MOST_LABELS = 12
 LOOKED_AT = 100_000  # images among which the surest and the least sure are looked for
 
 
@@ -155,5 +156,6 @@ def _pictures(out: str, images: Sequence[Row], allow_http: bool) -> Iterator[tup
 def _data_url(pixels: Pixels, drawn: Sequence[Row]) -> str:
     longest_side = min(LONGEST_SIDE, 4 * max(pixels.shape))  # of tiny ones not to a blur
     sink = io.BytesIO()
-    draw_instances(pixels, drawn, longest_side=longest_side).save(sink, "WEBP", quality=WEBP_QUALITY)
+    layers = LAYERS if len(drawn) <= MOST_LABELS else ("masks", "boxes")  # or labels would hide what they are about
+    draw_instances(pixels, drawn, longest_side=longest_side, layers=layers).save(sink, "WEBP", quality=WEBP_QUALITY)
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()
