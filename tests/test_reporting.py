@@ -308,7 +308,7 @@ def test_a_report_of_a_store_into_the_store(server: Store, tmp_path: Path) -> No
     _, uris = photos_output(tmp_path, 3)
     for file in (tmp_path / "out").rglob("*.*"):
         server.put(f"reported/{file.relative_to(tmp_path / 'out')}", file.read_bytes())
-    raymask.report(f"{server.url}/reported", output=f"{server.url}/reported/report.html")
+    raymask.report(f"{server.url}/reported", out=f"{server.url}/reported/report.html")
     page = Folder(f"{server.url}/reported").read("report.html").decode()
     assert len(pictures_in(page)) == 3
     assert isinstance(raymask.draw(f"{server.url}/reported", uris[2]), PIL.Image.Image)
@@ -354,7 +354,7 @@ def hostile(tmp_path: Path) -> Path:
     images = [{"uri": uri, "size_hw": SIZE_HW} for uri in (str(odd), *uris)]
     write_output(Path(out), [*images, {"uri": f"{odd}\x00\x1b", "size_hw": None}], rows)
     file = tmp_path / "page.html"
-    raymask.report(out, output=str(file))
+    raymask.report(out, out=str(file))
     return file
 
 
