@@ -154,13 +154,8 @@ class Masks:
         return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
 
     def _table(self, name: str) -> Table:
-        fs, root = resolve(self.out)
         paths = [file.path for file in self.published.files(name)]
-        published = [f"{root}/{path}" for path in paths if path not in self._snapshot.unpublished]
-        others = [path for path in paths if path in self._snapshot.unpublished]
-        parts = [
-            pyarrow.dataset.dataset(files, format="parquet", filesystem=where)
-            for files, where in ((published, fs), (others, self._files))
-            if files
-        ]
-        return Table(parts[0] if len(parts) == 1 else pyarrow.dataset.dataset(parts))
+        if self._snapshot.unpublished:
+            return Table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=self._files))
+        fs, root = resolve(self.out)
+        return Table(pyarrow.dataset.dataset([f"{root}/{path}" for path in paths], format="parquet", filesystem=fs))

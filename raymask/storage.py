@@ -490,7 +490,8 @@ class WholeFile(io.BufferedWriter):
         self.close()
 
     def __del__(self) -> None:
-        self.give_up()  # nobody closed it
+        with contextlib.suppress(ValueError):  # it could not be opened
+            self.give_up()  # nobody closed it
 
     def close(self) -> None:
         if self.closed:

@@ -11,6 +11,8 @@ import shutil
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from raymask.journal.manifest import SeenIds
 from raymask.masks import encode
 from raymask.output import Masks
 from raymask.pictures import read_pictures
+from raymask.reporting import samples
 from raymask.reporting.document import report_html
 from raymask.reporting.facts import GRID_COLUMNS, GRID_ROWS, SCORE_BINS, read_facts
 from raymask.reporting.pace import pace_of, read_pace
@@ -299,6 +302,19 @@ def test_a_source_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
     assert "cannot be read any more where they were: not_found: no such object" in page
     assert "<svg" in page
     assert pictures_in(page) == []
+
+
+def test_credentials_that_expire_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = photos_output(tmp_path, 9)
+
+    def expiring(out: str, images: Sequence[Any], **options: Any) -> Iterator[Any]:
+        yield from islice(read_pictures(out, images, **options), 3)
+        raise ConfigError("renew the credentials")
+
+    monkeypatch.setattr(samples, "read_pictures", expiring)
+    page = report_html(out)
+    assert len(pictures_in(page)) == 3
+    assert page.count("forbidden: renew the credentials") == 6
 
 
 @pytest.mark.parametrize("images", [0, 1])
