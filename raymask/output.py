@@ -149,8 +149,10 @@ class Masks:
     def _repr_html_(self) -> str:
         """What notebooks show: how many images and instances there are, and why images failed."""
         p = self.published
-        rows = [("images", p.images), ("instances", p.instances), ("failed", p.failed), *p.errors.items()]
-        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in rows)
+        images = f"{p.images:,}" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} so far"
+        counts = {"instances": p.instances, "failed": p.failed, **p.errors}
+        rows = {"images": images, **{name: f"{count:,}" for name, count in counts.items()}}
+        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in rows.items())
         return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
 
     def _table(self, name: str) -> Table:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import draw_folder, draw_picture
+from outputs import list_images, make_content
 from playwright.sync_api import Browser, Page
 from stores import Store
 from test_evaluation import write_output
@@ -315,6 +316,18 @@ def test_credentials_that_expire_leave_the_rest(tmp_path: Path, monkeypatch: pyt
     page = report_html(out)
     assert len(pictures_in(page)) == 3
     assert page.count("forbidden: renew the credentials") == 6
+
+
+def test_an_output_that_is_being_written_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = make_content((3, "truncated", 2, 0, 1))
+    manifest = list_images(str(tmp_path), content.listed)
+    write_part(manifest.folder, content.part.slice(0, 3), 0)
+    gone = Failure(ErrorKind.NOT_FOUND, "no such object")
+    monkeypatch.setattr(samples, "read_pictures", lambda out, images, **_: ((image, gone) for image in images))
+    page = report_html(str(tmp_path))
+    assert "found so far, in 3 of 5 images" in page
+    assert "<b>5</b>" in page  # objects
+    assert "3 of 5" in Masks(str(tmp_path))._repr_html_()
 
 
 @pytest.mark.parametrize("images", [0, 1])
