@@ -20,6 +20,7 @@ from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, Raymask
 
 if TYPE_CHECKING:
     import duckdb
+    from PIL.Image import Image
 
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
@@ -39,9 +40,11 @@ __all__ = [
     "Predictor",
     "RaymaskError",
     "clean",
+    "draw",
     "evaluate",
     "open",
     "query",
+    "report",
     "segment",
     "status",
     "train",
@@ -100,6 +103,19 @@ def query(
 ) -> duckdb.DuckDBPyRelation | None:
     """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
     return open(masks).sql(sql, parameters)
+
+
+def report(masks: str, *, out: str = "report.html", allow_http: bool = False) -> None:
+    """Write one page about an output: counts, failures, distributions, pace and sample pictures."""
+    from raymask.reporting.config import ReportConfig
+    from raymask.reporting.document import write_report
+
+    write_report(ReportConfig(masks=masks, out=out, allow_http=allow_http))
+
+
+def draw(masks: str, uri: str, **options: Any) -> Image:
+    """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
+    return open(masks).draw(uri, **options)
 
 
 def status(out: str) -> Status:

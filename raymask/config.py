@@ -26,14 +26,19 @@ def option(
     default: Any = dataclasses.MISSING,
     metavar: str | None = None,
     positional: bool = False,
+    short: str | None = None,
     repeated: bool = False,
     group: str = "options",
 ) -> Any:
     """A config field with the text that `--help`, the job file and the reference show for it.
 
     repeated: a tuple of which each flag gives one member, where others take all in one, comma-separated.
+    short: a second flag, such as `-o`, beside the one that follows from the field's name.
     """
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "repeated": repeated, "group": group}
+    metadata = {
+        **{"help": help, "metavar": metavar, "positional": positional, "group": group},
+        **{"short": short, "repeated": repeated},
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -156,6 +161,7 @@ class SegmentConfig:
         metavar="N",
         group="output",
     )
+    report: bool = option("write a page about the output at the end, report.html in it", default=False, group="output")
     dry_run: bool = option("say what would be done, and do nothing", default=False, group="output")
     quiet: bool = option("print nothing but errors", default=False, group="output")
     allow_open_cluster: bool = option(OPEN_CLUSTER, default=False, group="output")

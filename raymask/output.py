@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import html
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
+from raymask.drawing import LAYERS, draw_instances
+from raymask.errors import ConfigError, Failure
 from raymask.masks import decode
+from raymask.pictures import read_pictures
 from raymask.published import Published
 from raymask.snapshot import TABLES, take_snapshot
 from raymask.storage import resolve
 
 if TYPE_CHECKING:
     import duckdb
+
+MIN_SCORE = 0.5  # of objects that are drawn
+BOX = ("x_min", "y_min", "x_max", "y_max")
+DRAWN_COLUMNS = ("instance", "category_id", "category", "score", *BOX, "mask")
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,48 @@ class Masks:
     def _connection(self) -> duckdb.DuckDBPyConnection:
         return self.connect()
 
+    def draw(
+        self,
+        uri: str,
+        *,
+        min_score: float = MIN_SCORE,
+        layers: Collection[str] = LAYERS,
+        longest_side: int | None = None,
+        allow_http: bool = False,
+    ) -> PIL.Image.Image:
+        """The picture of an image with the objects that score at least `min_score` over it.
+
+        layers: which of masks, boxes and labels to draw. longest_side: of the result in pixels; None for the image's
+        own. ConfigError if there is no such image, or it failed, or cannot be read where it lies any more.
+        allow_http: whether to read it from a web server.
+        """
+        where = pyarrow.dataset.field("uri") == uri
+        rows = self.images.to_arrow(["image_id", "uri", "status", "error", "height", "width", "bytes"], where)
+        if not rows.num_rows:
+            raise ConfigError(f"no image {uri!r} in {self.out}; it is named as in column `uri` of the table `images`")
+        [image] = rows.to_pylist()
+        if image["status"] != "ok":
+            raise ConfigError(f"{uri!r} failed ({image['error']}), so there is no picture to draw on")
+        [(_, pixels)] = read_pictures(self.out, [image], allow_http=allow_http)
+        if isinstance(pixels, Failure):
+            raise ConfigError(f"{uri!r} cannot be read any more: {pixels.kind}, {pixels.detail}")
+        found = self.instances.to_arrow(DRAWN_COLUMNS, where & (pyarrow.dataset.field("score") >= min_score))
+        instances = found.sort_by("instance").to_pylist()
+        return draw_instances(pixels, instances, layers=layers, longest_side=longest_side)
+
     def __repr__(self) -> str:
         p = self.published
         images = f"{p.images:,} images" if self.is_whole else f"{p.images:,} of {self.listed:,} images so far"
         return f"Masks({self.out!r}: {images}, {p.failed:,} of them failed, {p.instances:,} instances)"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: how many images and instances there are, and why images failed."""
+        p = self.published
+        images = f"{p.images:,}" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} so far"
+        counts = {"instances": p.instances, "failed": p.failed, **p.errors}
+        rows = {"images": images, **{name: f"{count:,}" for name, count in counts.items()}}
+        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in rows.items())
+        return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
 
     def _table(self, name: str) -> Table:
         paths = [file.path for file in self.published.files(name)]

@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 from raymask import __version__
 from raymask.asking.config import QueryConfig, ShellConfig
-from raymask.cli import evaluate, query, segment, train, upkeep
+from raymask.cli import evaluate, query, report, segment, train, upkeep
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
 from raymask.progress import harmless
+from raymask.reporting.config import DrawConfig, ReportConfig
 from raymask.training.config import TrainConfig
 from raymask.urls import without_credentials
 
@@ -28,6 +29,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment.segment),
     "train": (TrainConfig, train.train),
     "evaluate": (EvaluateConfig, evaluate.evaluate),
+    "report": (ReportConfig, report.report),
+    "draw": (DrawConfig, report.draw),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
     "query": (QueryConfig, query.query),
