@@ -21,7 +21,7 @@ LAYERS = [
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
-    {"training"},
+    {"training", "gallery"},
     {"demo"},
     {"cli"},
     {"jobs"},
