@@ -18,6 +18,8 @@ from raymask.config import EvaluateConfig, SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
     from raymask.model import Predictor
@@ -36,8 +38,10 @@ __all__ = [
     "Predictor",
     "RaymaskError",
     "clean",
+    "draw",
     "evaluate",
     "open",
+    "report",
     "segment",
     "status",
     "train",
@@ -89,6 +93,19 @@ def open(out: str) -> Masks:
     from raymask.output import Masks
 
     return Masks(out)
+
+
+def report(out: str, *, output: str = "report.html", allow_http: bool = False) -> None:
+    """Write one page about an output: counts, failures, distributions, pace and sample pictures."""
+    from raymask.reporting.config import ReportConfig
+    from raymask.reporting.document import write_report
+
+    write_report(ReportConfig(out=out, output=output, allow_http=allow_http))
+
+
+def draw(out: str, uri: str, **options: Any) -> Image:
+    """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
+    return open(out).draw(uri, **options)
 
 
 def status(out: str) -> Status:

@@ -26,10 +26,14 @@ def option(
     default: Any = dataclasses.MISSING,
     metavar: str | None = None,
     positional: bool = False,
+    short: str | None = None,
     group: str = "options",
 ) -> Any:
-    """A config field with the text that `--help`, the job file and the reference show for it."""
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "group": group}
+    """A config field with the text that `--help`, the job file and the reference show for it.
+
+    short: a second flag, such as `-o`, beside the one that follows from the field's name.
+    """
+    metadata = {"help": help, "metavar": metavar, "positional": positional, "short": short, "group": group}
     return field(default=default, metadata=metadata)
 
 
@@ -152,6 +156,7 @@ class SegmentConfig:
         metavar="N",
         group="output",
     )
+    report: bool = option("write a page about the output at the end, report.html in it", default=False, group="output")
     dry_run: bool = option("say what would be done, and do nothing", default=False, group="output")
     quiet: bool = option("print nothing but errors", default=False, group="output")
     allow_open_cluster: bool = option(OPEN_CLUSTER, default=False, group="output")

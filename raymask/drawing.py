@@ -55,6 +55,11 @@ def colour_of(category_id: int) -> Colour:
     return PALETTE[(category_id - 1) % len(PALETTE)]
 
 
+def css(colour: Colour) -> str:
+    """A colour as style sheets and SVG write it: `#0072b2`."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever is easier to read on a colour."""
     light = _luminance(colour)
@@ -173,7 +178,7 @@ def _draw_labels(
     instances: Sequence[Mapping[str, Any]],
     boxes: Sequence[Rectangle],
 ) -> None:
-    font = ImageFont.load_default(min(max(max(size) / 48, 11), 40))
+    font = ImageFont.load_default(min(max(max(size) / 48, 12), 40))
     height = round(font.getbbox("Ág")[3]) + 4
     chips: list[_Chip] = []
     for instance, box in zip(instances, boxes, strict=True):  # the best first: they choose their places first

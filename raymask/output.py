@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.dataset
 from numpy.typing import NDArray
 
-from raymask.errors import OutputError
+from raymask.drawing import LAYERS, draw_instances
+from raymask.errors import ConfigError, Failure, OutputError
 from raymask.masks import decode
+from raymask.pictures import read_pictures
 from raymask.published import Published, read_published
 from raymask.storage import resolve
+
+MIN_SCORE = 0.5  # of objects that are drawn
+BOX = ("x_min", "y_min", "x_max", "y_max")
+DRAWN_COLUMNS = ("instance", "category_id", "category", "score", *BOX, "mask")
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,45 @@ class Masks:
             raise KeyError(f"no instance {instance} of image {uri!r} in {self.out}")
         return decode(rows.column("mask")[0].as_py())
 
+    def draw(
+        self,
+        uri: str,
+        *,
+        min_score: float = MIN_SCORE,
+        layers: Collection[str] = LAYERS,
+        longest_side: int | None = None,
+        allow_http: bool = False,
+    ) -> PIL.Image.Image:
+        """The picture of an image with the objects that score at least `min_score` over it.
+
+        layers: which of masks, boxes and labels to draw. longest_side: of the result in pixels; None for the image's
+        own. ConfigError if there is no such image, or it failed, or cannot be read where it lies any more.
+        allow_http: whether to read it from a web server.
+        """
+        where = pyarrow.dataset.field("uri") == uri
+        rows = self.images.to_arrow(["image_id", "uri", "status", "error", "height", "width", "bytes"], where)
+        if not rows.num_rows:
+            raise ConfigError(f"no image {uri!r} in {self.out}; it is named as in column `uri` of the table `images`")
+        [image] = rows.to_pylist()
+        if image["status"] != "ok":
+            raise ConfigError(f"{uri!r} failed ({image['error']}), so there is no picture to draw on")
+        [(_, pixels)] = read_pictures(self.out, [image], allow_http=allow_http)
+        if isinstance(pixels, Failure):
+            raise ConfigError(f"{uri!r} cannot be read any more: {pixels.kind}, {pixels.detail}")
+        found = self.instances.to_arrow(DRAWN_COLUMNS, where & (pyarrow.dataset.field("score") >= min_score))
+        instances = found.sort_by("instance").to_pylist()
+        return draw_instances(pixels, instances, layers=layers, longest_side=longest_side)
+
     def __repr__(self) -> str:
         p = self.published
         return f"Masks({self.out!r}: {p.images:,} images, {p.failed:,} of them failed, {p.instances:,} instances)"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: how many images and instances there are, and why images failed."""
+        p = self.published
+        rows = [("images", p.images), ("instances", p.instances), ("failed", p.failed), *p.errors.items()]
+        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in rows)
+        return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
 
     def _table(self, name: str) -> Table:
         fs, root = resolve(self.out)

@@ -54,7 +54,7 @@ from raymask.protocol import Work, work_to_do
 from raymask.published import Published
 from raymask.publishing import publish
 from raymask.sandbox import DECODER, borrowed_sandbox
-from raymask.storage import Folder, used_plainly
+from raymask.storage import Folder, join, used_plainly
 from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
 from raymask.witness import Watched, Witness
 
@@ -126,7 +126,19 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
         processed = process(config, model, manifest, work, report, pool)
         segment_s = time.monotonic() - segmenting_s
         published = publish(config.out, run, manifest)
+    if config.report:
+        report_on(config)
     return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
+
+
+def report_on(config: SegmentConfig) -> None:
+    """Write the page about the output into it."""
+    from raymask.reporting.config import REPORT_FILE, ReportConfig
+    from raymask.reporting.document import write_report
+
+    with used_plainly(config.out):
+        output = join(config.out, REPORT_FILE)
+        write_report(ReportConfig(out=config.out, output=output, allow_http=config.allow_http))
 
 
 def plan(config: SegmentConfig) -> Plan:

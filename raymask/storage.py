@@ -12,9 +12,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -348,8 +349,15 @@ class Folder:
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """(name, bytes) of every object directly in `prefix`, by name; nothing where the folder does not exist."""
         with contextlib.suppress(FileNotFoundError):
-            for name, size in _objects_in(*resolve(self.url_of(prefix))):
-                yield (f"{prefix}/{name}" if prefix else name), size
+            for found in _objects_in(*resolve(self.url_of(prefix))):
+                yield (f"{prefix}/{found.name}" if prefix else found.name), found.size
+
+    def times(self, prefix: str) -> Iterator[tuple[str, float]]:
+        """(name, Unix time in s at which it was put) of the objects in `prefix`, of those whose store says the time."""
+        with contextlib.suppress(FileNotFoundError):
+            for found in _objects_in(*resolve(self.url_of(prefix))):
+                if found.put_s is not None:
+                    yield f"{prefix}/{found.name}", found.put_s
 
     def delete(self, name: str) -> None:
         """Delete the object; nothing happens where there is none."""
@@ -364,24 +372,44 @@ def write_file(url: str, data: bytes) -> None:
     Folder(folder or "/").put(name, data)
 
 
-def _objects_in(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
+class _Object(NamedTuple):
+    """What a store lists of an object. put_s: Unix time at which it was put; None where the store does not say."""
+
+    name: str
+    size: int
+    put_s: float | None
+
+
+def _objects_in(fs: Any, folder: str) -> Iterator[_Object]:
     if is_s3(fs):
         bucket, _, prefix = f"{folder}/".partition("/")
         for page in s3_pages(fs, bucket, prefix, delimiter="/"):
-            yield from ((o["Key"].removeprefix(prefix), o["Size"]) for o in page if o["Key"] != prefix)
+            objects = (_Object(o["Key"].removeprefix(prefix), o["Size"], _put_s(o)) for o in page)
+            yield from (o for o in objects if o.name)
     elif is_local(fs):
         yield from sorted(_files_in(folder))
     else:
         entries = retried(lambda: fs.ls(folder, detail=True))
-        yield from sorted((e["name"].rsplit("/", 1)[-1], int(e["size"] or 0)) for e in entries if e["type"] == "file")
+        files = (e for e in entries if e["type"] == "file")
+        yield from sorted(_Object(e["name"].rsplit("/", 1)[-1], int(e["size"] or 0), _put_s(e)) for e in files)
 
 
-def _files_in(folder: str) -> Iterator[tuple[str, int]]:
+def _put_s(info: Mapping[str, Any]) -> float | None:
+    """The time in what a store says of an object, under the names that stores have for it."""
+    names = ("LastModified", "last_modified", "updated", "mtime", "created")
+    time = next((info[name] for name in names if info.get(name)), None)
+    if isinstance(time, str):
+        time = datetime.fromisoformat(time)
+    return time.timestamp() if isinstance(time, datetime) else time
+
+
+def _files_in(folder: str) -> Iterator[_Object]:
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # the temporary name of a put that ended just now
                 if entry.is_file():
-                    yield entry.name, entry.stat().st_size
+                    status = entry.stat()
+                    yield _Object(entry.name, status.st_size, status.st_mtime)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from browser import chromium
+from playwright.sync_api import Browser
 from stores import Store, s3_store
 
 from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_model
@@ -89,3 +91,10 @@ def server() -> Iterator[Store]:
     """An S3 store for all tests of a file."""
     with s3_store() as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for all tests of a file."""
+    with chromium() as running:
+        yield running

@@ -31,7 +31,7 @@ def segmented(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> tu
     source = draw_folder(tmp_path_factory.mktemp("in"), 7, broken=2)
     (source / "notes.txt").write_text("not an image")
     out = tmp_path_factory.mktemp("out") / 'it\'s $HOME "out"'
-    return raymask("segment", str(source), "--out", str(out), "--weights", model_folder), source, out
+    return raymask("segment", str(source), "--out", str(out), "--weights", model_folder, "--report"), source, out
 
 
 def test_a_run_says_what_it_found_and_how_it_ended(segmented: tuple[Outcome, Path, Path]) -> None:
@@ -42,6 +42,8 @@ def test_a_run_says_what_it_found_and_how_it_ended(segmented: tuple[Outcome, Pat
     assert "9 images: 7 ok with 35 instances, 2 failed" in outcome.stdout
     assert "2 not_an_image" in outcome.stdout
     assert f"{out}/instances/*.parquet" in outcome.stdout
+    assert f"report   {out}/report.html" in outcome.stdout
+    assert "<b>35</b>" in (out / "report.html").read_text()
     assert "--retry-failed" in outcome.stdout
     # Nothing of Ray's is between our lines.
     for line in outcome.stderr.splitlines():

@@ -65,19 +65,15 @@ def test_the_training_command_is_one() -> None:
     assert TrainConfig(**options).epochs == 8
 
 
-def test_pictures_show_masks_and_outlines() -> None:
-    pixels = np.full((20, 30, 3), 128, np.uint8)
-    mask = np.zeros((20, 30), bool)
-    mask[5:15, 5:25] = True
-    instance = {"category": "star", "category_id": 3, "score": 0.9, "mask": encode(mask)}
-    shown = np.asarray(pictures.draw_instances(pixels, [instance]))
-    assert shown.shape == (60, 90, 3)
-    assert tuple(shown[0, 0]) == (128, 128, 128)
-    assert tuple(shown[44, 60]) == pictures.COLOURS[3]  # the lower outline
-    inside = shown[38, 60]
-    assert tuple(inside) != (128, 128, 128)
-    assert tuple(inside) != pictures.COLOURS[3]
-    assert pictures.contact_sheet([PIL.Image.fromarray(shown)] * 4).size == (3 * 98 + 8, 2 * 68 + 8)
+def test_of_rivals_the_best_is_drawn() -> None:
+    left, right = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    left[5:15, 5:15] = right[5:15, 16:26] = True
+    rows = [{"score": score, "mask": encode(mask)} for score, mask in ((0.6, left), (0.9, left), (0.7, right))]
+    assert [row["score"] for row in pictures.without_rivals(rows)] == [0.9, 0.7]
+
+
+def test_a_contact_sheet_has_room_for_all() -> None:
+    assert pictures.contact_sheet([PIL.Image.new("RGB", (90, 60))] * 4).size == (3 * 98 + 8, 2 * 68 + 8)
 
 
 def test_the_demo_makes_only_its_own_folders_anew(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ ROOT = Path(raymask.__file__).parent
 LAYERS = [
     {"errors", "faults", "s3", "turns", "urls", "web"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
-    {"fetch", "decode", "model", "tables", "segmentations", "console", "drawing"},
+    {"fetch", "decode", "model", "tables", "segmentations", "console", "drawing", "page"},
     {"sources", "journal", "cluster", "sandbox"},
-    {"published", "listing"},
+    {"published", "listing", "pictures"},
     {"publishing", "output", "state", "cleanup"},
+    {"reporting"},
     {"pipeline", "evaluation"},
     {"training", "gallery"},
     {"demo"},

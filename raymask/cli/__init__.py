@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from raymask import __version__
-from raymask.cli import evaluate, segment, train, upkeep, view
+from raymask.cli import evaluate, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
 from raymask.gallery.config import ViewConfig
 from raymask.progress import harmless
+from raymask.reporting.config import DrawConfig, ReportConfig
 from raymask.training.config import TrainConfig
 from raymask.urls import without_credentials
 
@@ -29,6 +30,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "train": (TrainConfig, train.train),
     "evaluate": (EvaluateConfig, evaluate.evaluate),
     "view": (ViewConfig, view.view),
+    "report": (ReportConfig, report.report),
+    "draw": (DrawConfig, report.draw),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
 }

@@ -47,7 +47,8 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> Non
         if field.default not in (dataclasses.MISSING, None, False) and "default" not in help:
             shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             settings["help"] += f"; default: {shown}"
-        group.add_argument(flag(field.name), **settings)
+        flags = [about["short"], flag(field.name)] if about["short"] else [flag(field.name)]
+        group.add_argument(*flags, **settings)
 
 
 def parse_list(kind: Callable[[str], Any], text: str) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from raymask.cli.codes import DONE, TOO_MANY_FAILED
 from raymask.config import SegmentConfig
+from raymask.reporting.config import REPORT_FILE
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
     from raymask.pipeline import Plan, Summary
@@ -29,6 +30,8 @@ def segment(config: SegmentConfig) -> int:
         with ConsoleReporter() as report:
             summary = run(config, report)
         print(summary_text(summary))
+        if config.report:
+            print(f"report   {summary.out.rstrip('/')}/{REPORT_FILE}")
     if config.max_failed is not None and summary.failed > config.max_failed:
         print(f"raymask: {summary.failed:,} images failed, --max-failed is {config.max_failed:,}", file=sys.stderr)
         return TOO_MANY_FAILED

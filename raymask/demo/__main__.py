@@ -16,6 +16,7 @@ from raymask.demo.pictures import save_pictures
 from raymask.errors import ConfigError, RaymaskError
 from raymask.output import Masks
 from raymask.progress import duration_text
+from raymask.reporting.config import REPORT_FILE
 
 TRAIN_IMAGES, HELD_OUT_IMAGES, PICTURES = 360, 60, 9
 PARTS = ("data", "model", "masks", "pictures")
@@ -54,7 +55,8 @@ def run(folder: Path, epochs: int, seed: int) -> None:
     raymask(training_command(data, model, epochs, seed))
 
     title("3. Segmenting")
-    raymask(["segment", str(data / "val"), "--out", str(out), "--weights", str(model), "--max-detections", "20"])
+    options = ["--weights", str(model), "--max-detections", "20", "--report"]
+    raymask(["segment", str(data / "val"), "--out", str(out), *options])
 
     title("4. Evaluation")
     page = folder / "evaluation.html"
@@ -70,7 +72,8 @@ def run(folder: Path, epochs: int, seed: int) -> None:
     print(f"{sheet} shows {len(others)} held-out pictures with what was found in them")
 
     title(f"Done in {duration_text(time.monotonic() - start)}")
-    print(f"Look at {sheet} and {page}, then try the model on pictures of your own:")
+    print(f"Open {out / REPORT_FILE} in a browser: it shows what was found, and how sure of it the model is.")
+    print(f"{page} says how right that is, {sheet} shows some of it. Then try the model on pictures of your own:")
     print(f"  raymask segment YOUR-PICTURES/ --out your-masks/ --weights {model}")
 
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import html
-import io
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from raymask.drawing import OKABE_ITO, css
 from raymask.evaluation import Evaluation
+from raymask.page import chart_card, page, raw_table, table, text, tiles_row
+from raymask.page.charts import curves
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 CATEGORY_LINES = 20
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; }
-"""
+NAMES = {"segm": "masks", "bbox": "boxes"}
 
 
 def report_text(evaluation: Evaluation) -> str:
@@ -25,11 +19,10 @@ def report_text(evaluation: Evaluation) -> str:
     e = evaluation
     most = sorted(e.categories, key=lambda c: -c["objects"])[:CATEGORY_LINES]
     best = max(e.thresholds, key=lambda row: row["f1"])
-    names = {"segm": "masks", "bbox": "boxes"}
     lines = [
         f"{e.images:,} images, {e.objects:,} objects, {e.instances:,} instances found",
         "",
-        *columns([["", *e.scores["segm"]], *([names[k], *map(number, s.values())] for k, s in e.scores.items())]),
+        *columns([["", *e.scores["segm"]], *([NAMES[k], *map(number, s.values())] for k, s in e.scores.items())]),
         "",
         *columns(
             [
@@ -63,10 +56,9 @@ def number(value: float) -> str:
 def report_html(evaluation: Evaluation) -> str:
     """One page that needs nothing else: numbers, precision-recall curves, categories, scores, confusion."""
     e = evaluation
-    names = {"segm": "masks", "bbox": "boxes"}
-    kinds = [["", *e.scores["segm"]], *([names[k], *map(number, s.values())] for k, s in e.scores.items())]
+    kinds = [["of", *e.scores["segm"]], *([NAMES[k], *map(number, s.values())] for k, s in e.scores.items())]
     categories = [
-        ["category", "objects", *(f"{names[k]} {m}" for k in e.scores for m in SHOWN)],
+        ["category", "objects", *(f"{NAMES[k]} {m}" for k in e.scores for m in SHOWN)],
         *([c["name"], f"{c['objects']:,}", *(number(c[k][m]) for k in e.scores for m in SHOWN)] for c in e.categories),
     ]
     scores = [
@@ -76,56 +68,54 @@ def report_html(evaluation: Evaluation) -> str:
             for r in e.thresholds
         ),
     ]
-    confused = [
-        ["", *e.confusion["categories"], "not found"],
-        *(
-            [name, *(f"{count:,}" if count else "" for count in row)]
-            for name, row in zip([*e.confusion["categories"], "no object"], e.confusion["counts"], strict=True)
-        ),
+    segm, bbox = e.scores["segm"], e.scores["bbox"]
+    tiles = [
+        ("mask AP", number(segm["AP"]), "mean of IoU 0.50 to 0.95"),
+        ("mask AP50", number(segm["AP50"]), "at IoU 0.50"),
+        ("box AP", number(bbox["AP"]), "mean of IoU 0.50 to 0.95"),
+        ("images", f"{e.images:,}", f"{e.objects:,} objects in them"),
+        ("found", f"{e.instances:,}", f"at most {e.max_detections} of a category in an image count"),
     ]
-    return "\n".join(
-        [
-            "<!doctype html><html lang=en><meta charset=utf-8>",
-            f"<title>Evaluation of {html.escape(e.out)}</title><style>{STYLE}</style>",
-            f"<h1>{html.escape(e.out)}</h1>",
-            f"<p>against {html.escape(e.annotations)}: {e.images:,} images, {e.objects:,} objects, "
-            f"{e.instances:,} instances found; at most {e.max_detections} a category and image count</p>",
-            html_table(kinds),
-            "<h2>Precision and recall</h2><p>The mean of the categories.</p>",
-            draw_curves(e),
-            "<h2>Categories</h2>",
-            html_table(categories),
-            "<h2>Masks by least score, at IoU 0.50</h2>",
-            html_table(scores),
-            f"<h2>Confusion of masks that score {e.confusion['score']} or more, at IoU 0.50</h2>",
-            "<p>Rows are what is there, columns what was found.</p>",
-            html_table(confused),
-            "</html>\n",
-        ]
+    body = [
+        f'<header><h1>{text(e.out)}</h1><p class="quiet">measured against {text(e.annotations)}</p></header>',
+        tiles_row(tiles),
+        "<h2>All numbers</h2>",
+        table(kinds),
+        "<h2>Precision and recall</h2><p>The mean of the categories.</p>",
+        f'<div class="charts">{"".join(curve_card(e, kind) for kind in e.curves)}</div>',
+        "<h2>Categories</h2>",
+        table(categories),
+        "<h2>Masks by least score</h2><p>At IoU 0.50, over all categories.</p>",
+        table(scores),
+        f"<h2>Confusion</h2><p>Of masks that score {e.confusion['score']} or more, at IoU 0.50. "
+        "Rows are what is there, columns what was found.</p>",
+        confusion_table(e.confusion["categories"], e.confusion["counts"]),
+    ]
+    return page(f"Evaluation of {e.out}", "\n".join(body))
+
+
+def curve_card(evaluation: Evaluation, kind: str) -> str:
+    """Precision by recall of masks ("segm") or boxes ("bbox")."""
+    lines, colours = evaluation.curves[kind], [css(colour) for colour in OKABE_ITO]
+    keys = "".join(
+        f'<span class="key"><i class="swatch" style="background:{colour}"></i>{text(name)}</span>'
+        for name, colour in zip(lines, colours, strict=False)
     )
+    says = (
+        f"Precision by recall; the mean of a line is its AP. Over all IoUs it is {evaluation.scores[kind]['AP']:.3f}."
+    )
+    return chart_card(NAMES[kind].capitalize(), says, keys + curves(lines, colours=colours, axis="recall", label=says))
 
 
-def html_table(rows: Sequence[Iterable[Any]]) -> str:
-    """The first row as head."""
-    head, *body = ["".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in row) for tag, row in _tagged(rows)]
-    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in body) + "</table>"
-
-
-def _tagged(rows: Sequence[Iterable[Any]]) -> list[tuple[str, Iterable[Any]]]:
-    return [("th" if number == 0 else "td", row) for number, row in enumerate(rows)]
-
-
-def draw_curves(evaluation: Evaluation) -> str:
-    """Masks on the left, boxes on the right, as SVG."""
-    from matplotlib.figure import Figure  # takes half a second, and only this page needs it
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, (kind, curves) in zip(figure.subplots(1, 2, sharey=True), evaluation.curves.items(), strict=True):
-        for name, values in curves.items():
-            axes.plot([n / (len(values) - 1) for n in range(len(values))], values, label=name)
-        axes.set(title={"segm": "masks", "bbox": "boxes"}[kind], xlabel="recall", ylabel="precision")
-        axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        axes.legend()
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg")
-    return sink.getvalue()[sink.getvalue().index("<svg") :]
+def confusion_table(categories: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Counts as numbers on a ground that is the deeper the larger their share of the row is."""
+    rows = []
+    for name, row in zip([*categories, "no object"], counts, strict=True):
+        total = sum(row) or 1
+        cells = (
+            f'<td style="background:color-mix(in srgb, var(--accent) {50 * count / total:.0f}%, transparent)">'
+            f"{f'{count:,}' if count else ''}</td>"
+            for count in row
+        )
+        rows.append([f"<td>{text(name)}</td>", *cells])
+    return raw_table(["there", *categories, "not found"], rows)

@@ -42,8 +42,8 @@ class Answers:
         found = self.collection.find(cursor, chosen, query.get("sort", "input"))
         number = _page_number(query)
         ids = found.ids[PAGE_IMAGES * number : PAGE_IMAGES * (number + 1)].tolist()
-        self.places.look_up(ids)
         images = self.collection.images(cursor, ids)
+        self.places.of(images)
         return {
             "images": len(found.ids),
             "objects": found.objects,

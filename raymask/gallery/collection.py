@@ -44,6 +44,7 @@ class ImageRow:
     error: str | None
     error_detail: str | None
     size_hw: tuple[int, int] | None
+    bytes: int | None
     instance_count: int
 
 
@@ -109,12 +110,12 @@ class Collection:
         if not ids:
             return []
         sql = f"""
-            SELECT image_id, uri, status, error, error_detail, height, width, instance_count
+            SELECT image_id, uri, status, error, error_detail, height, width, bytes, instance_count
             FROM images WHERE {among(ids)}"""
         rows = {}
-        for number, uri, status, error, detail, height, width, count in ask(cursor, sql).fetchall():
+        for number, uri, status, error, detail, height, width, size, count in ask(cursor, sql).fetchall():
             size_hw = None if height is None else (height, width)
-            rows[number] = ImageRow(number, uri, status, error, detail, size_hw, count)
+            rows[number] = ImageRow(number, uri, status, error, detail, size_hw, size, count)
         return [rows[number] for number in ids if number in rows]
 
     def objects(

@@ -10,21 +10,16 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import PIL.Image
-import pyarrow.dataset
 from numpy.typing import NDArray
 
-from raymask.config import SegmentConfig
 from raymask.errors import ErrorKind, Failure, RaymaskError
-from raymask.fetch import Place, fetch_one
+from raymask.fetch import Place
 from raymask.gallery.collection import ImageRow
 from raymask.journal import Manifest, journal_folder
-from raymask.sandbox import DECODER, borrowed_sandbox
-from raymask.storage import resolve
-from raymask.urls import is_web
+from raymask.pictures import pictures_at, places_of
 
 CACHE_BYTES = 96 * 1024 * 1024
 PLACES_KEPT = 4096
@@ -69,69 +64,41 @@ class Pictures:
     def _make(self, image: ImageRow, small: bool) -> bytes | Failure:
         if image.size_hw is None:
             return Failure(ErrorKind(image.error or ErrorKind.CORRUPT), image.error_detail or "")
-        place = self.places.of(image)
-        if is_web(place.container or place.uri) and not self._allow_http:
-            return Failure(ErrorKind.FORBIDDEN, "it lies on a web server; `raymask view --allow-http` fetches it")
-        limits = {"max_bytes": SegmentConfig.max_bytes, "max_pixels": SegmentConfig.max_pixels}
+        places = self.places.of([image])
         try:
-            fetched = fetch_one(place, max_bytes=limits["max_bytes"])
+            [(_, pixels)] = pictures_at(places, [_row(image)], allow_http=self._allow_http)
         except RaymaskError as error:
             return Failure(ErrorKind.FORBIDDEN, str(error))
-        if isinstance(fetched, Failure):
-            return fetched
-        with borrowed_sandbox(**limits, decoder=DECODER) as sandbox:
-            decoded = sandbox.decode(fetched.data)
-            if isinstance(decoded, Failure):
-                return decoded
-            height, width, _ = decoded.pixels.shape
-            if (height, width) != image.size_hw:
-                was = f"{image.size_hw[1]} x {image.size_hw[0]}"
-                detail = f"{width} x {height} pixels; it had {was} when it was segmented"
-                return Failure(ErrorKind.CHANGED, detail)
-            return _jpeg(decoded.pixels, small)
+        return pixels if isinstance(pixels, Failure) else _jpeg(pixels, small)
 
 
 class Places:
-    """Where the images of an output lie, by its manifest: of those inside tar shards and tables more than a uri."""
+    """Where the images of an output lie, as its manifest says; those asked for last are kept."""
 
     def __init__(self, out: str) -> None:
-        self._folder = journal_folder(out)
+        self._manifest = Manifest.read(journal_folder(out))
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Place] = OrderedDict()
 
-    def of(self, image: ImageRow) -> Place:
-        if self._containers is None:
-            return Place(image.uri)
-        self.look_up([image.image_id])
+    def of(self, images: Sequence[ImageRow]) -> list[Place]:
+        """Their places; those of a page are looked up together."""
         with self._lock:
-            return self._kept.get(image.image_id) or Place(image.uri)
+            known = {i.image_id: self._kept[i.image_id] for i in images if i.image_id in self._kept}
+        unknown = [i for i in images if i.image_id not in known]
+        if unknown:
+            found = places_of(self._manifest, [_row(i) for i in unknown])
+            known |= {i.image_id: place for i, place in zip(unknown, found, strict=True)}
+            with self._lock:
+                self._kept |= known
+                while len(self._kept) > PLACES_KEPT:
+                    self._kept.popitem(last=False)
+        return [known[i.image_id] for i in images]
 
-    def look_up(self, ids: Sequence[int]) -> None:
-        """Learn the places of these images, as those of a page, at once."""
-        with self._lock:
-            unknown = [number for number in ids if number not in self._kept]
-        if self._containers is None or not unknown:
-            return
-        names = ["image_id", "uri", "size", "etag", "container", "container_column", "position"]
-        rows = self._containers.to_table(names, filter=pyarrow.dataset.field("image_id").isin(unknown)).to_pylist()
-        with self._lock:
-            for row in rows:
-                number = row.pop("image_id")
-                # An object that was replaced is still the one that the table names; a position may be another image's.
-                self._kept[number] = Place(**row) if row["container"] else Place(row["uri"])
-            while len(self._kept) > PLACES_KEPT:
-                self._kept.popitem(last=False)
 
-    @cached_property
-    def _containers(self) -> pyarrow.dataset.Dataset | None:
-        """The manifest, where any image lies inside something else; None where a uri says it all."""
-        files = [self._folder.url_of(f.name) for f in Manifest.read(self._folder).files]
-        if not files:
-            return None
-        fs, _ = resolve(self._folder.url)
-        manifest = pyarrow.dataset.dataset([resolve(f)[1] for f in files], format="parquet", filesystem=fs)
-        inside = pyarrow.dataset.field("container").is_valid()
-        return manifest if manifest.head(1, filter=inside).num_rows else None
+def _row(image: ImageRow) -> dict[str, Any]:
+    """An image that is ok as `pictures_at` takes it."""
+    height, width = image.size_hw or (None, None)
+    return {"image_id": image.image_id, "uri": image.uri, "height": height, "width": width, "bytes": image.bytes}
 
 
 def _jpeg(pixels: NDArray[Any], small: bool) -> bytes:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -100,6 +101,11 @@ class Manifest:
                 )
                 tables.append(table.slice(start - file.first_ordinal, end - start))
         return pa.concat_tables(tables, promote_options="default").select(columns)
+
+    def contained(self, image_ids: NDArray[np.int64]) -> pa.Table:
+        """The rows, in `MANIFEST`, of those of these images that lie in a tar shard or a Parquet table."""
+        tables = [_read(self.folder, f.name, partial(_contained_rows, image_ids=image_ids)) for f in self.files]
+        return pa.concat_tables([MANIFEST.empty_table(), *tables])
 
     def seen_ids(self) -> SeenIds:
         """The ids of every listed image."""
@@ -233,6 +239,20 @@ def _read(folder: Folder, name: str, what: Callable[[pq.ParquetFile], T]) -> T:
             return what(parquet)
 
     return retried(read)
+
+
+def _contained_rows(parquet: pq.ParquetFile, image_ids: NDArray[np.int64]) -> pa.Table:
+    """Of one file of the manifest, `Manifest.contained`: ids first, then no more than the row groups that have them."""
+    container = MANIFEST.names.index("container")
+    groups = (parquet.metadata.row_group(n) for n in range(parquet.num_row_groups))
+    if all(g.column(container).statistics.null_count == g.num_rows for g in groups):
+        return MANIFEST.empty_table()
+    there = np.isin(parquet.read(columns=["image_id"]).column(0).to_numpy(), image_ids)
+    wanted = np.unique(np.flatnonzero(there) // CHUNK_ROWS).tolist()
+    rows = parquet.read_row_groups(wanted, columns=MANIFEST.names) if wanted else MANIFEST.empty_table()
+    return rows.filter(
+        pc.and_(pc.is_in(rows.column("image_id"), pa.array(image_ids)), pc.is_valid(rows.column("container")))
+    )
 
 
 def _tables_of(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
