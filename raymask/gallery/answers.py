@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raymask.drawing import colour_of
@@ -36,7 +36,7 @@ class Answers:
 
     def page(self, cursor: Cursor, query: Mapping[str, str]) -> dict[str, Any]:
         """A page of what a filter leaves, its images without their objects."""
-        chosen = Filter.parse(query)
+        chosen = replace(Filter.parse(query), beside=self.comparison is not None)
         if chosen.verdicts and self.comparison is None:
             raise FilterError("there is nothing beside this output to have a verdict about")
         found = self.collection.find(cursor, chosen, query.get("sort", "input"))

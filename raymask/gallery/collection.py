@@ -88,7 +88,8 @@ class Collection:
         only, condition = joined(of_objects), joined(of_images)
         by_objects = sort in ("best", "worst", "largest", "smallest")
         if of_objects or by_objects:
-            join = "JOIN" if of_objects else "LEFT JOIN"
+            drops = chosen.drops_empty() or (source == JOINED and not chosen.verdicts)
+            join = "JOIN" if of_objects and drops else "LEFT JOIN"
             found = f"""
                 {join} (
                     SELECT image_id, count(*) AS objects, max(score) AS best, min(score) AS worst,

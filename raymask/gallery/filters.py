@@ -40,7 +40,7 @@ class Filter:
     categories: ids, of which one must be that of an object. scores: least and most, both included. areas: the same in
     pixels. name: a part of the uri, in any case of letters. status: "ok" or "failed". errors: kinds of failure, of
     which one must be the image's. verdicts: of `VERDICTS`, of which the image must have one. where: a condition in SQL
-    over the columns of `images`, or of `images` and `instances`.
+    over the columns of `images`, or of `images` and `instances`. beside: whether something stands beside the output.
     """
 
     categories: tuple[int, ...] = ()
@@ -51,6 +51,7 @@ class Filter:
     errors: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
     where: str = ""
+    beside: bool = False
 
     @staticmethod
     def parse(query: Mapping[str, str]) -> Filter:
@@ -84,6 +85,14 @@ class Filter:
                     cast = "::FLOAT" if column == "score" else ""
                     conditions.append(Condition(f"instances.{column} {sign} ?{cast}", (bound,)))
         return conditions
+
+    def drops_empty(self) -> bool:
+        """Whether an image must have an object that is left. Not where verdicts choose: what was missed is not there.
+
+        Beside something else the score tells what counts, so that an image in which nothing does is seen too.
+        """
+        only_scores = not self.categories and self.areas == (None, None)
+        return not self.verdicts and not (self.beside and only_scores)
 
     def of_images(self) -> list[Condition]:
         """What an image must be, but for `where` and `verdicts`."""

@@ -36,7 +36,7 @@ class Pictures:
         self._allow_http = allow_http
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, bool], bytes | Failure] = OrderedDict()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
 
     def thumbnail(self, image: ImageRow) -> bytes | Failure:
         """The image scaled down to `THUMBNAIL_SIDE`, or why it cannot be shown."""
@@ -56,17 +56,17 @@ class Pictures:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = made
-                self._kept_bytes += _size(made)
-            while self._kept_bytes > CACHE_BYTES:
-                self._kept_bytes -= _size(self._kept.popitem(last=False)[1])
+                self.kept_bytes += _size(made)
+            while self.kept_bytes > CACHE_BYTES:
+                self.kept_bytes -= _size(self._kept.popitem(last=False)[1])
         return made
 
     def _make(self, image: ImageRow, small: bool) -> bytes | Failure:
         if image.size_hw is None:
             return Failure(ErrorKind(image.error or ErrorKind.CORRUPT), image.error_detail or "")
-        places = self.places.of([image])
+        pictures = pictures_at(self.places.of([image]), [_row(image)], allow_http=self._allow_http)
         try:
-            [(_, pixels)] = pictures_at(places, [_row(image)], allow_http=self._allow_http)
+            _, pixels = next(pictures)  # good as long as nothing more is asked of `pictures`
         except RaymaskError as error:
             return Failure(ErrorKind.FORBIDDEN, str(error))
         return pixels if isinstance(pixels, Failure) else _jpeg(pixels, small)

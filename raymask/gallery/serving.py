@@ -34,11 +34,8 @@ async def _serve(config: ViewConfig, say: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    collection = Collection(open_connection(config.out))
-    comparison = open_comparison(config, collection)
-    pictures = Pictures(config.out, config.allow_http)
-    answers = Answers(config.out, collection, pictures.places, comparison)
-    async with Server(answers, pictures, config.port) as server:
+    server, comparison = open_gallery(config)
+    async with server:
         say(f"{config.out} is at {server.link}")
         say("Whoever has this link sees the images; it is good until Ctrl-C.")
         if comparison is not None:
@@ -47,6 +44,14 @@ async def _serve(config: ViewConfig, say: Callable[[str], None]) -> None:
             await stopped.wait()
     if comparison is not None:
         comparison.stop()
+
+
+def open_gallery(config: ViewConfig) -> tuple[Server, Comparison | None]:
+    """The server, not listening yet, and what it shows beside the output, not compared yet."""
+    collection = Collection(open_connection(config.out))
+    comparison = open_comparison(config, collection)
+    pictures = Pictures(config.out, config.allow_http)
+    return Server(Answers(config.out, collection, pictures.places, comparison), pictures, config.port), comparison
 
 
 def open_comparison(config: ViewConfig, collection: Collection) -> Comparison | None:

@@ -24,6 +24,7 @@ export async function openDetail(row, place, sides) {
   tip.hidden = true;
   byId("detail-name").textContent = nameOf(row.uri);
   byId("detail-place").textContent = place;
+  for (const id of ["detail-out", "detail-fit", "detail-in", "detail-masks"]) byId(id).hidden = row.status !== "ok";
   stages = row.status === "ok" ? sides.map((side) => new Stage(row, sides.length > 1 ? side : "")) : [];
   byId("stages").replaceChildren(...(stages.length ? stages.map((s) => s.element) : [failure(row)]));
   byId("side").replaceChildren(facts(row));

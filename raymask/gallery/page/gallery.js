@@ -37,7 +37,10 @@ async function start() {
   if (about.beside) {
     if (!isFiltered()) change({ min_score: COMPARED_SCORE });
     await load();
-  } else redraw();
+  } else if (page) {
+    sayCount(page);
+    redraw();
+  }
   await showImage();
 }
 
@@ -64,9 +67,7 @@ async function load() {
 }
 
 function show(found) {
-  const objects = found.objects ? `, ${counted(found.objects, "object")}` : "";
-  const of = about && isFiltered() ? ` of ${number(about.images)}` : "";
-  byId("count").textContent = `${number(found.images)}${of} ${found.images === 1 && !of ? "image" : "images"}${objects}`;
+  sayCount(found);
   byId("clear").hidden = !isFiltered();
   byId("pager").hidden = found.pages < 2;
   byId("pages").textContent = number(found.pages);
@@ -78,6 +79,12 @@ function show(found) {
   else if (isFiltered()) showMessage("Nothing like that", "No image of this output passes all of the filters.", clearButton());
   else if (found.images) showMessage("No such page", `There are ${number(found.pages)} pages.`);
   else showMessage("Nothing here yet", "This output has no images. `raymask segment` adds them.");
+}
+
+function sayCount(found) {
+  const objects = found.objects ? `, ${counted(found.objects, "object")}` : "";
+  const of = about && isFiltered() ? ` of ${number(about.images)}` : "";
+  byId("count").textContent = `${number(found.images)}${of} ${found.images === 1 && !of ? "image" : "images"}${objects}`;
 }
 
 function clearButton() {
