@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts
 from raymask.masks import encode_soft_masks
 from raymask.published import INDEX_FILE, Published, PublishedFile, Shard, plain_path
-from raymask.publishing import parquet_bytes
 from raymask.schema import IMAGES, INSTANCES, MANIFEST, MASK, image_id, with_footer
+from raymask.shards import parquet_bytes
 from raymask.storage import Folder
 
 IMAGES_PER_FILE = 20_000

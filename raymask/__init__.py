@@ -12,12 +12,14 @@ Ray nor torch; what needs them loads them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raymask.config import EvaluateConfig, SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
+    import duckdb
     from PIL.Image import Image
 
     from raymask.cleanup import Stray
@@ -41,6 +43,7 @@ __all__ = [
     "draw",
     "evaluate",
     "open",
+    "query",
     "report",
     "segment",
     "status",
@@ -89,7 +92,7 @@ def evaluate(out: str, annotations: str, *, max_detections: int = 100) -> Evalua
 
 
 def open(out: str) -> Masks:
-    """The published tables of an output; OutputError if nothing has been published there."""
+    """The tables of an output as far as they are committed; OutputError if there is none."""
     from raymask.output import Masks
 
     return Masks(out)
@@ -106,6 +109,13 @@ def report(out: str, *, output: str = "report.html", allow_http: bool = False) -
 def draw(out: str, uri: str, **options: Any) -> Image:
     """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
     return open(out).draw(uri, **options)
+
+
+def query(
+    masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
+) -> duckdb.DuckDBPyRelation | None:
+    """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
+    return open(masks).sql(sql, parameters)
 
 
 def status(out: str) -> Status:

@@ -27,13 +27,22 @@ def option(
     metavar: str | None = None,
     positional: bool = False,
     short: str | None = None,
+    repeated: bool = False,
     group: str = "options",
 ) -> Any:
     """A config field with the text that `--help`, the job file and the reference show for it.
 
     short: a second flag, such as `-o`, beside the one that follows from the field's name.
+    repeated: a tuple of which each flag gives one member, where others take all in one, comma-separated.
     """
-    metadata = {"help": help, "metavar": metavar, "positional": positional, "short": short, "group": group}
+    metadata = {
+        "help": help,
+        "metavar": metavar,
+        "positional": positional,
+        "repeated": repeated,
+        "short": short,
+        "group": group,
+    }
     return field(default=default, metadata=metadata)
 
 

@@ -1,11 +1,12 @@
-"""Open an output and read its tables: Arrow datasets over exactly the files that are published."""
+"""Open an output and read its tables, as Arrow datasets and in SQL: what is published, and what is committed beyond."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,15 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from raymask.drawing import LAYERS, draw_instances
-from raymask.errors import ConfigError, Failure, OutputError
+from raymask.errors import ConfigError, Failure
 from raymask.masks import decode
 from raymask.pictures import read_pictures
-from raymask.published import Published, read_published
+from raymask.published import Published
+from raymask.snapshot import TABLES, take_snapshot
 from raymask.storage import resolve
+
+if TYPE_CHECKING:
+    import duckdb
 
 MIN_SCORE = 0.5  # of objects that are drawn
 BOX = ("x_min", "y_min", "x_max", "y_max")
@@ -28,7 +33,7 @@ DRAWN_COLUMNS = ("instance", "category_id", "category", "score", *BOX, "mask")
 
 @dataclass(frozen=True)
 class Table:
-    """One published table. `dataset` is a `pyarrow.dataset.Dataset`, for all that Arrow can do with one."""
+    """One of the tables. `dataset` is a `pyarrow.dataset.Dataset`, for all that Arrow can do with one."""
 
     dataset: pyarrow.dataset.Dataset
 
@@ -54,14 +59,18 @@ class Table:
 
 
 class Masks:
-    """The tables of an output: `images`, one row an image, and `instances`, one row an object."""
+    """The tables of an output: `images`, one row an image, and `instances`, one row an object.
 
-    def __init__(self, out: str) -> None:
-        published = read_published(out)
-        if published is None:
-            raise OutputError(f"{out!r} has no published tables; run `raymask status {out}` to see how far it is")
+    They show what was committed when the output was opened. listed: images of the input, more than there are in
+    `images` while a run is still at work. published: the files and the counts of the rows.
+    """
+
+    def __init__(self, out: str, on_progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+        self._snapshot = take_snapshot(out, on_progress)
+        self._files = self._snapshot.files()
         self.out = out
-        self.published: Published = published
+        self.listed = self._snapshot.listed
+        self.published: Published = self._snapshot.tables
 
     @cached_property
     def images(self) -> Table:
@@ -110,9 +119,32 @@ class Masks:
         instances = found.sort_by("instance").to_pylist()
         return draw_instances(pixels, instances, layers=layers, longest_side=longest_side)
 
+    def sql(
+        self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
+    ) -> duckdb.DuckDBPyRelation | None:
+        """The answer to a statement over the views `images` and `instances`; None where it has none.
+
+        It is DuckDB's: `.df()`, `.to_arrow_table()`, `.fetchall()` and the like run the statement. parameters: values
+        of `$name` (a mapping) or `?` (a sequence). What a statement can reach is said in `raymask.database.connect`;
+        what is wrong with one raises `duckdb.Error`.
+        """
+        return self._connection.sql(query, params=parameters)
+
+    def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""
+        from raymask.database import connect  # takes a moment to import, for those who ask in SQL
+
+        tables = {table: [file.path for file in self.published.files(table)] for table in TABLES}
+        return connect(self._files, tables, allow_external, memory)
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        return self.connect()
+
     def __repr__(self) -> str:
         p = self.published
-        return f"Masks({self.out!r}: {p.images:,} images, {p.failed:,} of them failed, {p.instances:,} instances)"
+        images = f"{p.images:,} images" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} images so far"
+        return f"Masks({self.out!r}: {images}, {p.failed:,} of them failed, {p.instances:,} instances)"
 
     def _repr_html_(self) -> str:
         """What notebooks show: how many images and instances there are, and why images failed."""
@@ -123,5 +155,12 @@ class Masks:
 
     def _table(self, name: str) -> Table:
         fs, root = resolve(self.out)
-        files = [f"{root}/{file.path}" for file in self.published.files(name)]
-        return Table(pyarrow.dataset.dataset(files, format="parquet", filesystem=fs))
+        paths = [file.path for file in self.published.files(name)]
+        published = [f"{root}/{path}" for path in paths if path not in self._snapshot.unpublished]
+        others = [path for path in paths if path in self._snapshot.unpublished]
+        parts = [
+            pyarrow.dataset.dataset(files, format="parquet", filesystem=where)
+            for files, where in ((published, fs), (others, self._files))
+            if files
+        ]
+        return Table(parts[0] if len(parts) == 1 else pyarrow.dataset.dataset(parts))

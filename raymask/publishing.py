@@ -10,19 +10,16 @@ files under the plain names replaced, for readers that go by names. `protocol.ne
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from raymask.errors import OutputError
-from raymask.journal import Manifest, Run, journal_folder, read_parts, scan_parts
+from raymask.journal import Manifest, Run, scan_parts
 from raymask.protocol import (
     Commit,
     Copy,
@@ -34,14 +31,11 @@ from raymask.protocol import (
     files_of_shard,
     next_step,
     plan_shards,
-    rows_that_count,
 )
 from raymask.published import ASIDE, INDEX_FILE, Published, PublishedFile, Shard, parse_published, plain_path
-from raymask.schema import images_schema, with_footer
+from raymask.shards import parquet_bytes, tables_of_shard
 from raymask.storage import Folder, absolute, used_plainly
-from raymask.tables import published_tables
 
-ROW_GROUP_ROWS = 65_536
 MAX_SHARDS_AT_ONCE = 64
 MAX_RIVALS = 10  # how often another run may publish in between
 
@@ -134,20 +128,13 @@ def _said_plainly(call: Callable[..., T], out: str, *more: Any) -> T:
 
 def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan, before: Shard | None) -> tuple[int, Shard]:
     """Write the two files of one shard. before: the shard of this number in the index, None if there is none."""
-    rows = resolve_overlaps(journal_folder(out), plan)
-    if rows.num_rows != plan.stop - plan.first:
-        raise OutputError(f"shard {plan.number} of {out} has {rows.num_rows} rows, {plan.stop - plan.first} are meant")
-    user_fields = manifest.user_fields()
-    listed = manifest.read_rows(plan.first, plan.stop, ["uri", *(f.name for f in user_fields)])
-    if listed.column("uri") != rows.column("uri"):
+    tables = tables_of_shard(run, manifest, plan)
+    images = tables["images"]
+    if images.num_rows != plan.stop - plan.first:
         raise OutputError(
-            f"shard {plan.number} of {out}: the journal's uris are not the manifest's; choose another --out"
+            f"shard {plan.number} of {out} has {images.num_rows} rows, {plan.stop - plan.first} are meant"
         )
-    images, instances = published_tables(rows, listed)
-    counts = Counter(e for e in rows.column("error").to_pylist() if e is not None)
-    images = images.cast(with_footer(images_schema(user_fields), run.footer("images")))
-    instances = instances.cast(with_footer(instances.schema, run.footer("instances")))
-    tables = {"images": images, "instances": instances}
+    counts = Counter(e for e in images.column("error").to_pylist() if e is not None)
     files = {table: parquet_bytes(rows) for table, rows in tables.items()}
     sha256 = {table: hashlib.sha256(data).hexdigest() for table, data in files.items()}
     if before is not None and sha256 == {"images": before.images.sha256, "instances": before.instances.sha256}:
@@ -163,7 +150,7 @@ def publish_shard(out: str, run: Run, manifest: Manifest, plan: ShardPlan, befor
         source=plan.source,
         images=entries["images"],
         instances=entries["instances"],
-        ok=rows.num_rows - counts.total(),
+        ok=images.num_rows - counts.total(),
         errors=dict(sorted(counts.items())),
     )
 
@@ -190,40 +177,3 @@ def copy_shard(out: str, number: int, shard: Shard) -> int:
     for table, file in (("images", shard.images), ("instances", shard.instances)):
         Folder(out).put(plain_path(table, number), Folder(out).read(file.path))
     return number
-
-
-def resolve_overlaps(folder: Folder, plan: ShardPlan) -> pa.Table:
-    """One journal row for each ordinal of the shard, by ordinal: the one that counts, see `by_precedence`."""
-    tables = list(read_parts(folder, plan.parts))
-    columns = ((t.column("ordinal").to_numpy(), t.column("error").is_null().to_numpy()) for t in tables)
-    table_of, row_of = rows_that_count(plan.first, plan.stop, columns)
-    found = np.flatnonzero(table_of >= 0)
-    # Part by part, for the masks of all rows may be more text than one Arrow array can hold.
-    runs = np.split(found, np.flatnonzero(np.diff(table_of[found])) + 1) if len(found) else []
-    taken = [tables[table_of[run[0]]].take(pa.array(row_of[run])) for run in runs]
-    return pa.concat_tables([tables[0].slice(0, 0), *taken])
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A published file: compressed, and with statistics of all but the masks."""
-    sink = io.BytesIO()
-    # Statistics serve to skip row groups; of an RLE they would only cost.
-    columns = [p for p in _leaf_paths(table.schema) if not p.startswith("mask.")]
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-        use_dictionary=[c for c in columns if c in ("uri", "status", "error", "format", "category")],
-        write_statistics=columns,
-        write_page_index=True,
-    )
-    return sink.getvalue()
-
-
-def _leaf_paths(schema: pa.Schema) -> list[str]:
-    empty = schema.empty_table()
-    sink = io.BytesIO()
-    pq.write_table(empty, sink)
-    parquet = pq.ParquetFile(sink).schema
-    return [parquet.column(i).path for i in range(len(parquet))]

@@ -27,7 +27,6 @@ from raymask.gallery.comparison import match
 from raymask.gallery.config import ViewConfig
 from raymask.gallery.filters import Filter, FilterError
 from raymask.gallery.pictures import Pictures
-from raymask.gallery.tables import open_connection
 from raymask.masks import encode
 from raymask.schema import image_id
 
@@ -47,7 +46,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def collection(out: str) -> Collection:
-    return Collection(open_connection(out))
+    return Collection.of(out)
 
 
 def found(collection: Collection, sort: str = "input", **filters: Any) -> list[str]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from raymask import __version__
-from raymask.cli import evaluate, report, segment, train, upkeep, view
+from raymask.asking.config import QueryConfig, ShellConfig
+from raymask.cli import evaluate, query, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
@@ -34,6 +35,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "draw": (DrawConfig, report.draw),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
+    "query": (QueryConfig, query.query),
+    "shell": (ShellConfig, query.shell),
 }
 
 

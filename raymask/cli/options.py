@@ -38,17 +38,26 @@ def add_options(parser: argparse.ArgumentParser, config_class: type[Any]) -> Non
             settings["action"] = "store_true"
         elif typing.get_origin(kind) is typing.Literal:
             settings["choices"] = typing.get_args(kind)
+        elif about["repeated"]:
+            settings |= {"action": _Add, "metavar": about["metavar"]}
         elif typing.get_origin(kind) is tuple:
             settings["type"] = partial(parse_list, typing.get_args(kind)[0])
             settings["metavar"] = about["metavar"]
         else:
             settings["type"] = kind
             settings["metavar"] = about["metavar"] or kind.__name__.upper()
-        if field.default not in (dataclasses.MISSING, None, False) and "default" not in help:
+        if field.default not in (dataclasses.MISSING, None, False, ()) and "default" not in help:
             shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             settings["help"] += f"; default: {shown}"
         flags = [about["short"], flag(field.name)] if about["short"] else [flag(field.name)]
         group.add_argument(*flags, **settings)
+
+
+class _Add(argparse.Action):
+    """One more member of a tuple."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
 
 
 def parse_list(kind: Callable[[str], Any], text: str) -> tuple[Any, ...]:

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymask.gallery.filters import SORTS, Condition, Filter, FilterError, joined
+from raymask.output import Masks
 
+MEMORY = "384MiB"  # of DuckDB
 LISTS_KEPT = 8
 SCORE_BINS = 20
 # The columns of an image behind its instance's; `uri` and `image_id` are the instance's own.
@@ -55,6 +57,11 @@ class Collection:
         self._connection = connection
         self._lock = threading.Lock()
         self._lists: OrderedDict[tuple[Filter, str], Found] = OrderedDict()
+
+    @staticmethod
+    def of(out: str) -> Collection:
+        """The images of an output, as far as it is; OutputError if there is none."""
+        return Collection(Masks(out).connect(memory=MEMORY))
 
     def cursor(self) -> Cursor:
         return self._connection.cursor()

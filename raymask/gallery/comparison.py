@@ -20,7 +20,6 @@ from raymask.config import EvaluateConfig
 from raymask.evaluation import match_images, read_annotations
 from raymask.gallery.collection import Collection, Cursor, ImageRow, ask
 from raymask.gallery.filters import Filter, joined
-from raymask.gallery.tables import open_connection
 from raymask.masks import validate_rle
 from raymask.output import Masks
 from raymask.schema import INSTANCES, image_id
@@ -173,7 +172,7 @@ def _is_mask(rle: Any) -> bool:
 
 def beside_output(shown: Collection, out: str, is_truth: bool) -> Comparison:
     """The comparison with another output of the same images."""
-    return Comparison(shown, Collection(open_connection(out)), out, is_truth)
+    return Comparison(shown, Collection.of(out), out, is_truth)
 
 
 def beside_annotations(shown: Collection, config: EvaluateConfig) -> Comparison:

@@ -20,7 +20,6 @@ from raymask.gallery.comparison import Comparison, beside_annotations, beside_ou
 from raymask.gallery.config import ViewConfig
 from raymask.gallery.pictures import Pictures
 from raymask.gallery.server import Server
-from raymask.gallery.tables import open_connection
 from raymask.published import read_published
 
 
@@ -48,7 +47,7 @@ async def _serve(config: ViewConfig, say: Callable[[str], None]) -> None:
 
 def open_gallery(config: ViewConfig) -> tuple[Server, Comparison | None]:
     """The server, not listening yet, and what it shows beside the output, not compared yet."""
-    collection = Collection(open_connection(config.out))
+    collection = Collection.of(config.out)
     comparison = open_comparison(config, collection)
     pictures = Pictures(config.out, config.allow_http)
     return Server(Answers(config.out, collection, pictures.places, comparison), pictures, config.port), comparison

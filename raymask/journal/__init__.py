@@ -12,7 +12,15 @@ and a little shorter. Nothing here deletes.
 
 from raymask.journal.lease import Lease
 from raymask.journal.manifest import Listing, Manifest, NewRows, read_chunk
-from raymask.journal.parts import PartIndex, read_outcomes, read_parts, scan_parts, write_part
+from raymask.journal.parts import (
+    PartIndex,
+    fingerprint_of,
+    part_names,
+    read_outcomes,
+    read_parts,
+    scan_parts,
+    write_part,
+)
 from raymask.journal.run import Run, create_run, journal_folder, read_run
 
 __all__ = [
@@ -23,7 +31,9 @@ __all__ = [
     "PartIndex",
     "Run",
     "create_run",
+    "fingerprint_of",
     "journal_folder",
+    "part_names",
     "read_chunk",
     "read_outcomes",
     "read_parts",

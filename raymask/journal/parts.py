@@ -62,12 +62,22 @@ class PartIndex:
 
     def fingerprint(self) -> str:
         """Equal for equal sets of parts."""
-        return hashlib.sha256("\n".join(sorted(str(name) for name, _ in self.parts)).encode()).hexdigest()
+        return fingerprint_of(name for name, _ in self.parts)
+
+
+def part_names(folder: Folder) -> list[PartName]:
+    """The parts there are, by name; one listing, whatever is in them."""
+    return [parsed for name, _ in folder.list(FOLDER) if (parsed := PartName.parse(name.rsplit("/", 1)[-1]))]
+
+
+def fingerprint_of(names: Iterable[PartName]) -> str:
+    """Equal for equal sets of parts, see `PartIndex.fingerprint`."""
+    return hashlib.sha256("\n".join(sorted(map(str, names))).encode()).hexdigest()
 
 
 def scan_parts(folder: Folder, total: int) -> PartIndex:
     """The parts there are, and which of the ordinals 0 .. total - 1 they hold. Mostly from names alone."""
-    names = [parsed for name, _ in folder.list(FOLDER) if (parsed := PartName.parse(name.rsplit("/", 1)[-1]))]
+    names = part_names(folder)
     done = np.zeros(total, bool)
     parts = []
     with ThreadPoolExecutor(READERS) as pool:

@@ -1,0 +1,1 @@
+"""Questions in SQL: their options, the formats of answers, and the prompt of `raymask shell`."""
