@@ -48,6 +48,7 @@ __all__ = [
     "segment",
     "status",
     "train",
+    "view",
 ]
 
 
@@ -116,6 +117,17 @@ def query(
 ) -> duckdb.DuckDBPyRelation | None:
     """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
     return open(masks).sql(sql, parameters)
+
+
+def view(out: str, **options: Any) -> None:
+    """Serve a gallery of an output on this machine, and print its link, until it is stopped (Ctrl-C).
+
+    options: the fields of `raymask.gallery.config.ViewConfig`, the same as the flags of `raymask view`.
+    """
+    from raymask.gallery.config import ViewConfig
+    from raymask.gallery.serving import view as serve
+
+    serve(ViewConfig(out=out, **options), print)
 
 
 def status(out: str) -> Status:

@@ -32,7 +32,8 @@ class Answers:
         for category in summary["categories"]:
             category["colour"] = "#{:02x}{:02x}{:02x}".format(*colour_of(category["id"]))
         beside = self.comparison and {"name": self.comparison.name, "is_truth": self.comparison.is_truth}
-        return {"out": self.out, "beside": beside, "columns": self.collection.columns(cursor), **summary}
+        more = {"listed": self.collection.listed, "columns": self.collection.columns(cursor)}
+        return {"out": self.out, "beside": beside, **more, **summary}
 
     def page(self, cursor: Cursor, query: Mapping[str, str]) -> dict[str, Any]:
         """A page of what a filter leaves, its images without their objects."""

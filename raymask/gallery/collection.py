@@ -53,7 +53,9 @@ class ImageRow:
 class Collection:
     """The images and objects of one output. For any number of threads, each with a cursor of its own."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, listed: int = 0) -> None:
+        """listed: images of the input, more than the tables have while a run is still at work."""
+        self.listed = listed
         self._connection = connection
         self._lock = threading.Lock()
         self._lists: OrderedDict[tuple[Filter, str], Found] = OrderedDict()
@@ -61,7 +63,8 @@ class Collection:
     @staticmethod
     def of(out: str) -> Collection:
         """The images of an output, as far as it is; OutputError if there is none."""
-        return Collection(Masks(out).connect(memory=MEMORY))
+        masks = Masks(out)
+        return Collection(masks.connect(memory=MEMORY), masks.listed)
 
     def cursor(self) -> Cursor:
         return self._connection.cursor()

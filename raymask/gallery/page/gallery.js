@@ -85,6 +85,8 @@ function sayCount(found) {
   const objects = found.objects ? `, ${counted(found.objects, "object")}` : "";
   const of = about && isFiltered() ? ` of ${number(about.images)}` : "";
   byId("count").textContent = `${number(found.images)}${of} ${found.images === 1 && !of ? "image" : "images"}${objects}`;
+  byId("listed").hidden = !(about?.listed > about?.images);
+  byId("listed").textContent = `so far, of ${number(about?.listed ?? 0)} that are listed`;
 }
 
 function clearButton() {
