@@ -99,24 +99,24 @@ def open(out: str) -> Masks:
     return Masks(out)
 
 
-def report(out: str, *, output: str = "report.html", allow_http: bool = False) -> None:
-    """Write one page about an output: counts, failures, distributions, pace and sample pictures."""
-    from raymask.reporting.config import ReportConfig
-    from raymask.reporting.document import write_report
-
-    write_report(ReportConfig(out=out, output=output, allow_http=allow_http))
-
-
-def draw(out: str, uri: str, **options: Any) -> Image:
-    """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
-    return open(out).draw(uri, **options)
-
-
 def query(
     masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
 ) -> duckdb.DuckDBPyRelation | None:
     """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
     return open(masks).sql(sql, parameters)
+
+
+def report(masks: str, *, out: str = "report.html", allow_http: bool = False) -> None:
+    """Write one page about an output: counts, failures, distributions, pace and sample pictures."""
+    from raymask.reporting.config import ReportConfig
+    from raymask.reporting.document import write_report
+
+    write_report(ReportConfig(masks=masks, out=out, allow_http=allow_http))
+
+
+def draw(masks: str, uri: str, **options: Any) -> Image:
+    """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
+    return open(masks).draw(uri, **options)
 
 
 def view(out: str, **options: Any) -> None:

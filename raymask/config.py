@@ -32,16 +32,12 @@ def option(
 ) -> Any:
     """A config field with the text that `--help`, the job file and the reference show for it.
 
-    short: a second flag, such as `-o`, beside the one that follows from the field's name.
     repeated: a tuple of which each flag gives one member, where others take all in one, comma-separated.
+    short: a second flag, such as `-o`, beside the one that follows from the field's name.
     """
     metadata = {
-        "help": help,
-        "metavar": metavar,
-        "positional": positional,
-        "repeated": repeated,
-        "short": short,
-        "group": group,
+        **{"help": help, "metavar": metavar, "positional": positional, "group": group},
+        **{"short": short, "repeated": repeated},
     }
     return field(default=default, metadata=metadata)
 

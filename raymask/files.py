@@ -53,13 +53,18 @@ class Spool:
         self._file = tempfile.TemporaryFile(prefix="raymask-")  # noqa: SIM115 - closed with this object
         self._lock = threading.Lock()
 
+    def __del__(self) -> None:
+        self._file.close()
+
     def add(self, data: bytes) -> Bytes:
+        """Put bytes behind all others; returns what reads them."""
         start = self._file.seek(0, io.SEEK_END)
         self._file.write(data)
         self._file.flush()
         return _Spooled(self, start, len(data))
 
     def read(self, start: int, stop: int) -> bytes:
+        """Bytes start .. stop - 1 of all."""
         with self._lock:
             self._file.seek(start)
             return self._file.read(stop - start)
@@ -129,12 +134,13 @@ class _Reading(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return getattr(self._place, "at", 0)
+        at: int = getattr(self._place, "at", 0)
+        return at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._source.size}[whence]
         self._place.at = start + offset
-        return self._place.at
+        return self.tell()
 
     def read(self, size: int | None = -1) -> bytes:
         start = self.tell()

@@ -90,6 +90,28 @@ class Masks:
             raise KeyError(f"no instance {instance} of image {uri!r} in {self.out}")
         return decode(rows.column("mask")[0].as_py())
 
+    def sql(
+        self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
+    ) -> duckdb.DuckDBPyRelation | None:
+        """The answer to a statement over the views `images` and `instances`; None where it has none.
+
+        It is DuckDB's: `.df()`, `.to_arrow_table()`, `.fetchall()` and the like run the statement. parameters: values
+        of `$name` (a mapping) or `?` (a sequence). What a statement can reach is said in `raymask.database.connect`;
+        what is wrong with one raises `duckdb.Error`.
+        """
+        return self._connection.sql(query, params=parameters)
+
+    def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""
+        from raymask.database import connect  # takes a moment to import, for those who ask in SQL
+
+        tables = {table: [file.path for file in self.published.files(table)] for table in TABLES}
+        return connect(self._files, tables, allow_external, memory)
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        return self.connect()
+
     def draw(
         self,
         uri: str,
@@ -119,28 +141,6 @@ class Masks:
         instances = found.sort_by("instance").to_pylist()
         return draw_instances(pixels, instances, layers=layers, longest_side=longest_side)
 
-    def sql(
-        self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
-    ) -> duckdb.DuckDBPyRelation | None:
-        """The answer to a statement over the views `images` and `instances`; None where it has none.
-
-        It is DuckDB's: `.df()`, `.to_arrow_table()`, `.fetchall()` and the like run the statement. parameters: values
-        of `$name` (a mapping) or `?` (a sequence). What a statement can reach is said in `raymask.database.connect`;
-        what is wrong with one raises `duckdb.Error`.
-        """
-        return self._connection.sql(query, params=parameters)
-
-    def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""
-        from raymask.database import connect  # takes a moment to import, for those who ask in SQL
-
-        tables = {table: [file.path for file in self.published.files(table)] for table in TABLES}
-        return connect(self._files, tables, allow_external, memory)
-
-    @cached_property
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        return self.connect()
-
     def __repr__(self) -> str:
         p = self.published
         images = f"{p.images:,} images" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} images so far"
@@ -149,18 +149,15 @@ class Masks:
     def _repr_html_(self) -> str:
         """What notebooks show: how many images and instances there are, and why images failed."""
         p = self.published
-        rows = [("images", p.images), ("instances", p.instances), ("failed", p.failed), *p.errors.items()]
-        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in rows)
+        images = f"{p.images:,}" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} so far"
+        counts = {"instances": p.instances, "failed": p.failed, **p.errors}
+        rows = {"images": images, **{name: f"{count:,}" for name, count in counts.items()}}
+        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in rows.items())
         return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
 
     def _table(self, name: str) -> Table:
-        fs, root = resolve(self.out)
         paths = [file.path for file in self.published.files(name)]
-        published = [f"{root}/{path}" for path in paths if path not in self._snapshot.unpublished]
-        others = [path for path in paths if path in self._snapshot.unpublished]
-        parts = [
-            pyarrow.dataset.dataset(files, format="parquet", filesystem=where)
-            for files, where in ((published, fs), (others, self._files))
-            if files
-        ]
-        return Table(parts[0] if len(parts) == 1 else pyarrow.dataset.dataset(parts))
+        if self._snapshot.unpublished:
+            return Table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=self._files))
+        fs, root = resolve(self.out)
+        return Table(pyarrow.dataset.dataset([f"{root}/{path}" for path in paths], format="parquet", filesystem=fs))

@@ -136,9 +136,8 @@ def report_on(config: SegmentConfig) -> None:
     from raymask.reporting.config import REPORT_FILE, ReportConfig
     from raymask.reporting.document import write_report
 
-    with used_plainly(config.out):
-        output = join(config.out, REPORT_FILE)
-        write_report(ReportConfig(out=config.out, output=output, allow_http=config.allow_http))
+    page = join(config.out, REPORT_FILE)
+    write_report(ReportConfig(masks=config.out, out=page, allow_http=config.allow_http))
 
 
 def plan(config: SegmentConfig) -> Plan:

@@ -373,14 +373,6 @@ def write_file(url: str, data: bytes) -> None:
     Folder(folder or "/").put(name, data)
 
 
-class _Object(NamedTuple):
-    """What a store lists of an object. put_s: Unix time at which it was put; None where the store does not say."""
-
-    name: str
-    size: int
-    put_s: float | None
-
-
 @contextlib.contextmanager
 def whole_file(url: str) -> Iterator[BinaryIO]:
     """A file to write an object of any size through, in pieces: it has its name once the block has ended well.
@@ -400,6 +392,14 @@ def whole_file(url: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, spooled)
             spooled.flush()
             retried(lambda: fs.put_file(spooled.name, path))
+
+
+class _Object(NamedTuple):
+    """What a store lists of an object. put_s: Unix time at which it was put; None where the store does not say."""
+
+    name: str
+    size: int
+    put_s: float | None
 
 
 def _objects_in(fs: Any, folder: str) -> Iterator[_Object]:
@@ -490,7 +490,8 @@ class WholeFile(io.BufferedWriter):
         self.close()
 
     def __del__(self) -> None:
-        self.give_up()  # nobody closed it
+        with contextlib.suppress(ValueError):  # it could not be opened
+            self.give_up()  # nobody closed it
 
     def close(self) -> None:
         if self.closed:

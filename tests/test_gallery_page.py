@@ -203,7 +203,7 @@ def test_hostile_names_are_text(browser: Browser, folder: Path, problems: list[s
         page.on("dialog", lambda dialog: problems.append(dialog.message))
         page.goto(link)
         expect(page.locator(".card")).to_have_count(2)
-        assert page.locator(".card .name").first.text_content() in HOSTILE
+        assert HOSTILE.endswith(page.locator(".card .name").first.text_content() or "?")
         assert page.locator(".choice .name", has_text="onerror").text_content() == HOSTILE
         page.locator(".card").first.click()
         assert page.locator(".object .name").text_content() == HOSTILE

@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console", "drawing", "page", "duckdb", "files"},
     {"sources", "journal", "cluster", "sandbox"},
-    {"published", "listing", "pictures", "shards"},
+    {"published", "listing", "shards", "pictures"},
     {"snapshot", "database"},
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},

@@ -5,15 +5,15 @@ pandas, DuckDB, Polars and pyarrow find the files by glob. The truth they are co
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,151 +22,25 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
+from outputs import RUN, USER_FIELDS, Row, Truth, make_truth
 from pycocotools import mask as coco
 
 import raymask
-from raymask.errors import ErrorKind, Failure, OutputError
-from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts, write_part
-from raymask.masks import EncodedMasks, encode
-from raymask.protocol import ShardPlan
-from raymask.published import INDEX_FILE, Published, read_published
-from raymask.publishing import publish_shard
-from raymask.schema import IMAGES, INSTANCES, MANIFEST, footer_of, image_id, images_schema
-from raymask.storage import Folder
-from raymask.tables import DecodedRow, decoded_table, part_table
-
-Row = dict[str, Any]
-Mask = NDArray[np.bool_]
+from raymask.errors import OutputError
+from raymask.published import INDEX_FILE, read_published
+from raymask.schema import IMAGES, INSTANCES, footer_of, images_schema
 
 SCHEMAS = Path(__file__).resolve().parents[1] / "schemas"
-CATEGORIES = ((1, "person"), (18, "dog"), (44, "bottle"))
-USER_FIELDS = [pa.field("camera", pa.string()), pa.field("source_height", pa.float64())]
-RUN = Run(
-    model="maskrcnn_resnet50_fpn",
-    model_sha256="5c" * 32,
-    categories=CATEGORIES,
-    thresholds={"min_score": 0.05, "mask_threshold": 0.5, "max_detections": 100},
-    images_per_file=4,
-    raymask_version="0.1.0",
-)
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What a model finds in one image."""
-
-    boxes_xyxy: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    pixels: Sequence[Mask]
-    size_hw: tuple[int, int]
-
-    @property
-    def masks(self) -> EncodedMasks:
-        counts = [encode(mask)["counts"] for mask in self.pixels]
-        return EncodedMasks(counts, np.array([mask.sum() for mask in self.pixels], np.int64))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """An output and what it must say. masks: by uri and number of the instance."""
-
-    out: str
-    images: list[Row]
-    instances: list[Row]
-    masks: dict[tuple[str, int], Mask]
-
-    def rows(self, table: str) -> list[Row]:
-        return self.images if table == "images" else self.instances
-
-    def glob(self, table: str) -> str:
-        return f"{self.out}/{table}/part-*.parquet"
-
-    def files(self, table: str) -> list[str]:
-        return sorted(glob.glob(self.glob(table)))
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
-    """Ten images in three files: many objects, few, none; failed before the model and in it. The last file has none."""
-    out = str(tmp_path_factory.mktemp("a folder, ü") / "out")
-    rng = np.random.default_rng(7)
-    plan = [3, "truncated", 0, 12, "out_of_memory", 1, 5, 2, "not_found", 0]
-    images, instances, masks = [], [], {}
-    decoded, results, listed = [], {}, []
-    for ordinal, content in enumerate(plan):
-        uri = f"s3://bucket/straße {ordinal % 3}/{ordinal:03d} 犬.jpg"
-        height, width = rng.integers(3, 40, 2).tolist()
-        failure = Failure(ErrorKind(content), f"because {ordinal}") if isinstance(content, str) else None
-        no_pixels = failure is not None and failure.kind != ErrorKind.OUT_OF_MEMORY
-        count = content if isinstance(content, int) else 0
-        user = {"camera": None if ordinal == 2 else f"c{ordinal % 2}", "source_height": ordinal / 4}
-        row: Row = {
-            "status": "failed" if failure else "ok",
-            "error": failure and failure.kind.value,
-            "error_detail": failure and failure.detail,
-            "height": None if no_pixels else height,
-            "width": None if no_pixels else width,
-            "format": None if no_pixels else "jpeg",
-            "bytes": None if content == "not_found" else 1000 + ordinal,
-            "etag": None if content == "not_found" else f"{ordinal:x}f",
-            "instance_count": count,
-        }
-        key = {"image_id": image_id(uri), "uri": uri}
-        images.append({**key, **row, **user})
-        listed.append({"uri": uri, "size": row["bytes"], **user})
-        pixels = failure if failure and no_pixels else np.zeros((height, width, 3), np.uint8)
-        decoded.append(DecodedRow(ordinal, uri, pixels, row["format"], row["bytes"], row["etag"]))
-        if no_pixels:
-            continue
-        found = made_up_objects(rng, count, (height, width))
-        results[ordinal] = failure or found
-        for number, mask in enumerate(found.pixels):
-            masks[uri, number] = mask
-            category_id, category = CATEGORIES[found.labels[number] - 1]
-            box = dict(zip(("x_min", "y_min", "x_max", "y_max"), found.boxes_xyxy[number].tolist(), strict=True))
-            score = float(found.scores[number])
-            own = {"instance": number, "category_id": category_id, "category": category, "score": score, **box}
-            instances.append({**key, **own, "area": int(mask.sum()), "mask": encode(mask)})
-    write_output(out, listed, part_table(decoded_table(decoded), results, CATEGORIES))
-    return Truth(out, images, instances, masks)
-
-
-def made_up_objects(rng: np.random.Generator, count: int, size_hw: tuple[int, int]) -> Objects:
-    height, width = size_hw
-    edges = np.sort(rng.random((count, 2, 2)), axis=1) * (width, height)
-    return Objects(
-        boxes_xyxy=edges.reshape(count, 4).astype(np.float32),
-        labels=rng.integers(1, len(CATEGORIES) + 1, count),
-        scores=np.sort(rng.uniform(0.05, 1, count).astype(np.float32))[::-1],
-        pixels=[rng.random(size_hw) < rng.choice([0, 0.3, 0.9]) for _ in range(count)],
-        size_hw=size_hw,
-    )
-
-
-def write_output(out: str, listed: list[Row], part: pa.Table) -> None:
-    """What a run does, without Ray: list, write parts to the journal, publish shard by shard, then the index."""
-    run = create_run(out, RUN)
-    schema = pa.schema([*(f for f in MANIFEST if f.name not in ("ordinal", "image_id")), *USER_FIELDS])
-    rows = [pa.RecordBatch.from_pylist(listed, schema=schema)]
-    empty = Manifest(journal_folder(out), ())
-    manifest = empty.append({"source": "s3://bucket"}, NewRows(0, empty.seen_ids()).of(rows))
-    # The later images first, and none of the parts as large as a file.
-    for first in range(len(listed) - 3, -3, -3):
-        write_part(manifest.folder, part.slice(max(first, 0), 3 + min(first, 0)), attempt=0)
-    index = scan_parts(manifest.folder, manifest.rows)
-    shards = []
-    for number, first in enumerate(range(0, manifest.rows, run.images_per_file)):
-        stop = min(first + run.images_per_file, manifest.rows)
-        plan = ShardPlan(number, first, stop, tuple(index.overlapping(first, stop)))
-        shards.append(publish_shard(out, run, manifest, plan, None)[1])
-    Folder(out).put(INDEX_FILE, Published(index.fingerprint(), tuple(shards)).to_json(run))
+    """Ten images in three files, in a folder whose name takes some quoting."""
+    return make_truth(str(tmp_path_factory.mktemp("a folder, ü") / "out"))
 
 
 # ------------------------------------------------------------------------------------------------------------- readers
@@ -250,23 +124,32 @@ def test_what_a_mask_is_in_every_reader(truth: Truth, read: Reader, size_type: t
     assert type(mask["counts"]) is str
 
 
-def test_every_engine_counts_the_same(truth: Truth) -> None:
-    """Objects and their pixels by category, of those with a score above one half, in the engine's own words."""
+def sure_objects(truth: Truth) -> list[tuple[str, int, int]]:
+    """Objects and their pixels by category, of those with a score above one half."""
     sure = [row for row in truth.instances if row["score"] > 0.5]
     counts = Counter(row["category"] for row in sure)
     pixels: Counter[str] = Counter()
     for row in sure:
         pixels[row["category"]] += row["area"]
-    want = sorted((category, counts[category], pixels[category]) for category in counts)
-    assert len(want) == 3
+    assert len(counts) == 3
+    return sorted((category, counts[category], pixels[category]) for category in counts)
+
+
+SURE_OBJECTS = "SELECT category, count(*), CAST(sum(area) AS BIGINT) FROM {} WHERE score > 0.5 GROUP BY 1 ORDER BY 1"
+
+
+def test_every_engine_counts_the_same(truth: Truth) -> None:
+    """Each in its own words."""
+    want = sure_objects(truth)
 
     frame = pd.concat(map(pd.read_parquet, truth.files("instances")))
     by_category = frame[frame.score > 0.5].groupby("category").area.agg(["count", "sum"]).reset_index()
     assert list(by_category.itertuples(index=False, name=None)) == want
 
-    query = "SELECT category, count(*), sum(area)::BIGINT FROM '{}' WHERE score > 0.5 GROUP BY 1 ORDER BY 1"
     with duckdb.connect() as db:
-        assert db.sql(query.format(truth.glob("instances"))).fetchall() == want
+        assert db.sql(SURE_OBJECTS.format(f"'{truth.glob('instances')}'")).fetchall() == want
+        db.execute(ddl("duckdb.sql", truth))
+        assert db.sql(SURE_OBJECTS.format("instances")).fetchall() == want
 
     lazy = pl.scan_parquet(truth.glob("instances")).filter(pl.col("score") > 0.5)
     grouped = lazy.group_by("category").agg(pl.len(), pl.col("area").sum()).sort("category")
@@ -276,6 +159,55 @@ def test_every_engine_counts_the_same(truth: Truth) -> None:
     table = dataset.to_table(filter=pc.field("score") > 0.5)
     arrow = table.group_by("category").aggregate([("area", "count"), ("area", "sum")]).sort_by("category")
     assert [tuple(row.values()) for row in arrow.to_pylist()] == want
+
+    asked = raymask.open(truth.out).sql(SURE_OBJECTS.format("instances"))
+    assert asked is not None
+    assert asked.fetchall() == want
+
+
+SPARK = """
+import json, sys
+from pyspark.sql import SparkSession
+
+statements, queries = json.load(sys.stdin)
+settings = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.sql.warehouse.dir": sys.argv[1]}
+builder = SparkSession.builder.master("local[1]").config("spark.sql.shuffle.partitions", "1")
+for name, value in settings.items():
+    builder = builder.config(name, value)
+spark = builder.getOrCreate()
+for statement in statements:
+    spark.sql(statement)
+print(json.dumps([[list(row) for row in spark.sql(query).collect()] for query in queries]))
+spark.stop()
+"""
+
+
+def test_spark_counts_the_same(truth: Truth, tmp_path: Path) -> None:
+    """By the tables of `schemas/spark.sql`, over the files where they are."""
+    if shutil.which("java") is None and os.environ.get("CI") != "true":
+        pytest.skip("Spark needs a JVM, and there is no java")
+    statements = [text for text in ddl("spark.sql", truth).split(";") if text.strip()]
+    queries = [SURE_OBJECTS.format("instances"), "SELECT status, count(*) FROM images GROUP BY 1 ORDER BY 1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SPARK, str(tmp_path / "warehouse")],
+        input=json.dumps([statements, queries]),
+        cwd=tmp_path,
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    objects, images = json.loads(done.stdout)
+    assert [tuple(row) for row in objects] == sure_objects(truth)
+    assert images == [["failed", 3], ["ok", 7]]
+
+
+def ddl(name: str, truth: Truth) -> str:
+    """The statements of a file in `schemas/`, for an output."""
+    text = (SCHEMAS / name).read_text("utf-8").replace("@OUT@", truth.out)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--"))
 
 
 @pytest.mark.parametrize(
@@ -360,8 +292,8 @@ def test_open_reads_the_files_of_the_index_alone(truth: Truth) -> None:
         stray.unlink()
 
 
-def test_open_wants_an_index(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no published tables"):
+def test_open_wants_an_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no output of raymask"):
         raymask.open(str(tmp_path))
 
 

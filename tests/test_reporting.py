@@ -11,6 +11,8 @@ import shutil
 import tarfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import draw_folder, draw_picture
+from outputs import list_images, make_content
 from playwright.sync_api import Browser, Page
 from stores import Store
 from test_evaluation import write_output
@@ -35,6 +38,7 @@ from raymask.journal.manifest import SeenIds
 from raymask.masks import encode
 from raymask.output import Masks
 from raymask.pictures import read_pictures
+from raymask.reporting import samples
 from raymask.reporting.document import report_html
 from raymask.reporting.facts import GRID_COLUMNS, GRID_ROWS, SCORE_BINS, read_facts
 from raymask.reporting.pace import pace_of, read_pace
@@ -150,15 +154,13 @@ def test_samples_are_the_best_the_worst_the_middle_and_the_extremes() -> None:
     instances = [
         {"image_id": n, "score": 1 - n / 50 - k / 10_000, "category_id": 1} for n in range(40) for k in range(n)
     ]
-    groups = {name: [c.image_id for c in group] for name, group in choose(connected(images, instances), 40).items()}
+    groups = choose(connected(images, instances), 40)
     assert groups["surest"] == [1, 2, 3]
     assert groups["least sure"] == [39, 38, 37]
     assert groups["most objects"] == [36, 35, 34]
     assert groups["nothing found"] == [0]
     assert len(groups["typical"]) == GROUP_IMAGES
     assert all(abs(n - 12.5) < 3 for n in groups["typical"])  # 1 to 24 have objects from 0.5 on
-    least = {c.image_id: c.least_score for c in choose(connected(images, instances), 40)["least sure"]}
-    assert least[39] == pytest.approx(1 - 39 / 50)  # its best object is drawn, though it is not sure
 
 
 def test_pace_leaves_pauses_out() -> None:
@@ -287,6 +289,13 @@ def test_a_report_is_one_page_with_everything(tmp_path: Path, capsys: pytest.Cap
     assert "<script" not in page
 
 
+def test_where_nothing_is_sure_the_best_is_shown(tmp_path: Path) -> None:
+    [uri] = [str(path) for path in draw_folder(tmp_path / "photos", 1).iterdir()]
+    rows = [instance(uri, score) for score in (0.3, 0.2)]
+    out = write_output(tmp_path / "out", [{"uri": uri, "size_hw": SIZE_HW}], rows)
+    assert 'alt="0000.png: 1 of 2 objects drawn"' in report_html(out)
+
+
 def test_a_source_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
     out, _ = photos_output(tmp_path, 9)
     shutil.rmtree(tmp_path / "photos")
@@ -294,6 +303,31 @@ def test_a_source_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
     assert "cannot be read any more where they were: not_found: no such object" in page
     assert "<svg" in page
     assert pictures_in(page) == []
+
+
+def test_credentials_that_expire_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = photos_output(tmp_path, 9)
+
+    def expiring(out: str, images: Sequence[Any], **options: Any) -> Iterator[Any]:
+        yield from islice(read_pictures(out, images, **options), 3)
+        raise ConfigError("renew the credentials")
+
+    monkeypatch.setattr(samples, "read_pictures", expiring)
+    page = report_html(out)
+    assert len(pictures_in(page)) == 3
+    assert page.count("forbidden: renew the credentials") == 6
+
+
+def test_an_output_that_is_being_written_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = make_content((3, "truncated", 2, 0, 1))
+    manifest = list_images(str(tmp_path), content.listed)
+    write_part(manifest.folder, content.part.slice(0, 3), 0)
+    gone = Failure(ErrorKind.NOT_FOUND, "no such object")
+    monkeypatch.setattr(samples, "read_pictures", lambda out, images, **_: ((image, gone) for image in images))
+    page = report_html(str(tmp_path))
+    assert "found so far, in 3 of 5 images" in page
+    assert "<b>5</b>" in page  # objects
+    assert "3 of 5" in Masks(str(tmp_path))._repr_html_()
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -308,7 +342,7 @@ def test_a_report_of_a_store_into_the_store(server: Store, tmp_path: Path) -> No
     _, uris = photos_output(tmp_path, 3)
     for file in (tmp_path / "out").rglob("*.*"):
         server.put(f"reported/{file.relative_to(tmp_path / 'out')}", file.read_bytes())
-    raymask.report(f"{server.url}/reported", output=f"{server.url}/reported/report.html")
+    raymask.report(f"{server.url}/reported", out=f"{server.url}/reported/report.html")
     page = Folder(f"{server.url}/reported").read("report.html").decode()
     assert len(pictures_in(page)) == 3
     assert isinstance(raymask.draw(f"{server.url}/reported", uris[2]), PIL.Image.Image)
@@ -354,7 +388,7 @@ def hostile(tmp_path: Path) -> Path:
     images = [{"uri": uri, "size_hw": SIZE_HW} for uri in (str(odd), *uris)]
     write_output(Path(out), [*images, {"uri": f"{odd}\x00\x1b", "size_hw": None}], rows)
     file = tmp_path / "page.html"
-    raymask.report(out, output=str(file))
+    raymask.report(out, out=str(file))
     return file
 
 

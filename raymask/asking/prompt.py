@@ -14,9 +14,9 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
-from pygments.lexers.sql import SqlLexer
 
 from raymask.asking.shell import COMMANDS, Shell, is_complete
+from raymask.masks.functions import FUNCTIONS
 
 _WORD = re.compile(r"\.?[A-Za-z_][A-Za-z0-9_]*$")
 
@@ -29,7 +29,7 @@ def statements(shell: Shell) -> Iterator[str]:
         history=history(),
         completer=Words(shell),
         complete_while_typing=False,
-        lexer=PygmentsLexer(SqlLexer),
+        lexer=PygmentsLexer.from_filename("statement.sql"),
         multiline=True,
         key_bindings=_keys(),
     )
@@ -86,18 +86,17 @@ class Words(Completer):
 
 def words_of(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """What can be completed, with its kind, the most telling first."""
-    queries = {
-        "column": "SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal ORDER BY 1",
-        "table": "SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY 1",
-        "function": "SELECT DISTINCT function_name FROM duckdb_functions() "
-        "WHERE regexp_matches(function_name, '^[a-z][a-z0-9_]*$') ORDER BY NOT starts_with(function_name, 'mask_'), 1",
-        "keyword": "SELECT keyword_name FROM duckdb_keywords() ORDER BY 1",
-    }
-    words: dict[str, str] = {}
-    for kind, query in queries.items():
-        for (word,) in connection.execute(query).fetchall():
-            words.setdefault(word, kind)
-    return words
+
+    def named(query: str, kind: str) -> dict[str, str]:
+        return dict.fromkeys((word for (word,) in connection.execute(query).fetchall()), kind)
+
+    columns = "SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal ORDER BY 1"
+    tables = "SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY 1"
+    keywords = "SELECT keyword_name FROM duckdb_keywords() ORDER BY 1"
+    functions = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_name SIMILAR TO '[a-z][a-z0-9_]*'"
+    first = named(columns, "column") | named(tables, "table") | dict.fromkeys(FUNCTIONS, "function")
+    others = named(keywords, "keyword") | named(f"{functions} ORDER BY 1", "function")
+    return first | {word: kind for word, kind in others.items() if word not in first}
 
 
 def _keys() -> KeyBindings:

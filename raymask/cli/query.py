@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # DuckDB and Numba take a moment to import; --help should not
     from raymask.asking.answers import Answer
     from raymask.asking.shell import Shell
     from raymask.output import Masks
+
+PATIENCE_S = 2  # of a person, before it is said what takes so long
 
 
 def query(config: QueryConfig) -> int:
@@ -73,8 +76,14 @@ def open_masks(out: str) -> Masks:
     from raymask.output import Masks
     from raymask.storage import used_plainly
 
+    start_s = time.monotonic()
     with ConsoleReporter() as report, used_plainly(out):
-        masks = Masks(out, lambda done, of: report.live(f"reading what is not published: {done} of {of}", done, of))
+
+        def tell(done: int, of: int) -> None:
+            if time.monotonic() - start_s > PATIENCE_S:
+                report.live(f"reading what is not published: {done:,} of {of:,} files", done, of)
+
+        masks = Masks(out, tell)
         if masks.published.images < masks.listed:
             report.say(f"{out} is not done: {masks.published.images:,} of {masks.listed:,} images so far")
     return masks

@@ -13,7 +13,7 @@ def report(config: ReportConfig) -> int:
 
     size = write_report(config)
     if not config.quiet:
-        print(f"{config.output}: {size / 1e6:.1f} MB, to be opened in a browser")
+        print(f"{config.out}: {size / 1e6:.1f} MB, to be opened in a browser")
     return DONE
 
 
@@ -21,7 +21,7 @@ def draw(config: DrawConfig) -> int:
     from raymask.output import Masks
     from raymask.storage import write_file
 
-    picture = Masks(config.out).draw(
+    picture = Masks(config.masks).draw(
         config.uri,
         min_score=config.min_score,
         layers=config.layers,
@@ -30,7 +30,7 @@ def draw(config: DrawConfig) -> int:
     )
     sink = io.BytesIO()
     picture.save(sink, config.format)
-    write_file(config.output, sink.getvalue())
+    write_file(config.out, sink.getvalue())
     if not config.quiet:
-        print(f"{config.output}: {picture.width} x {picture.height} pixels")
+        print(f"{config.out}: {picture.width} x {picture.height} pixels")
     return DONE

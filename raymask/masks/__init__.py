@@ -11,16 +11,11 @@ for: they need pyarrow, which a predictor can do without.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raymask.masks.compiling import compiled
 from raymask.masks.encoder import EncodedMasks, encode_soft_masks
 from raymask.masks.rle import area, checked_size, decode, encode, validate_rle
-
-if TYPE_CHECKING:
-    from raymask.masks.functions import Function
-
-    mask_area: Function
 
 __all__ = [
     "EncodedMasks",
@@ -31,13 +26,13 @@ __all__ = [
     "encode",
     "encode_soft_masks",
     "validate_rle",
-    "mask_area",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name.startswith(("mask_", "box_")):
         from raymask.masks.functions import FUNCTIONS
 
-        return FUNCTIONS[name]
+        if name in FUNCTIONS:
+            return FUNCTIONS[name]
     raise AttributeError(f"module 'raymask.masks' has no attribute {name!r}")

@@ -51,7 +51,7 @@ th, td { padding: .38rem .8rem .38rem 0; text-align: right; border-bottom: 1px s
   vertical-align: top; white-space: nowrap; }
 th { color: var(--quiet); font-weight: 500; font-size: .85rem; white-space: normal; vertical-align: bottom; }
 tr:last-child > td { border-bottom: 0; }
-th:first-child, td:first-child, .left { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4rem 1.5rem; margin: 0; }
 dt { color: var(--quiet); }
 dd { margin: 0; overflow-wrap: anywhere; }

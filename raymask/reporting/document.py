@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import duckdb
-
 from raymask.journal import Manifest, journal_folder
 from raymask.output import Masks
 from raymask.page import page, text
@@ -15,20 +13,21 @@ from raymask.reporting.facts import read_facts
 from raymask.reporting.pace import read_pace
 from raymask.reporting.samples import choose, read_samples
 from raymask.schema import footer_of
-from raymask.storage import write_file
+from raymask.storage import used_plainly, write_file
 
 
 def write_report(config: ReportConfig) -> int:
-    """Write the page about an output; returns its bytes. OutputError if there are no tables."""
-    data = report_html(config.out, allow_http=config.allow_http).encode()
-    write_file(config.output, data)
+    """Write the page about an output; returns its bytes. OutputError if there is no output, or no writing to `out`."""
+    data = report_html(config.masks, allow_http=config.allow_http).encode()
+    with used_plainly(config.out):
+        write_file(config.out, data)
     return len(data)
 
 
 def report_html(out: str, *, allow_http: bool = False) -> str:
-    """The page about the published tables of an output. Images that cannot be read any more leave gaps, no error."""
+    """The page about what is committed in an output. Images that cannot be read any more leave gaps, no error."""
     masks = Masks(out)
-    with _connect(masks) as con:
+    with masks.connect() as con:
         facts = read_facts(con)
         samples = read_samples(con, out, choose(con, facts.images), allow_http=allow_http)
     pace = read_pace(out)
@@ -44,18 +43,13 @@ def report_html(out: str, *, allow_http: bool = False) -> str:
     }
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
     model = footer.get("model", {})
-    about = f"Objects that {model.get('name', 'a model')} {model.get('sha256', '')[:8]} found, by raymask"
+    about = f"Objects that {model.get('name', 'a model')} {model.get('sha256', '')[:8]} found"
+    if facts.images < masks.listed:
+        about += f" so far, in {facts.images:,} of {masks.listed:,} images"
     parts = [
-        f"<header><h1>{text(out)}</h1><p class=quiet>{text(about)}</p><nav>{links}</nav></header>",
+        f'<header><h1>{text(out)}</h1><p class="quiet">{text(about)}</p><nav>{links}</nav></header>',
         contents.overview(facts, pace),
         *(f'<section id="{name.lower()}"><h2>{name}</h2>{body}</section>' for name, body in sections.items()),
         f"<footer>Written {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC by raymask report.</footer>",
     ]
     return page(f"{out}: masks", "\n".join(parts))
-
-
-def _connect(masks: Masks) -> duckdb.DuckDBPyConnection:
-    con = duckdb.connect()
-    con.register("images", masks.images.dataset)
-    con.register("instances", masks.instances.dataset)
-    return con

@@ -71,7 +71,8 @@ class Facts:
 def read_facts(con: duckdb.DuckDBPyConnection) -> Facts:
     """The facts of a connection with the views `images` and `instances`."""
     outcomes = con.execute(
-        "SELECT error, format, count(*), sum(bytes)::HUGEINT FROM images GROUP BY ALL ORDER BY 3 DESC"
+        "SELECT error, coalesce(format, 'not known'), count(*), sum(bytes)::HUGEINT FROM images GROUP BY ALL "
+        "ORDER BY 3 DESC"
     ).fetchall()
     errors, formats = dict[str, int](), dict[str, int]()
     for error, format, count, _ in outcomes:

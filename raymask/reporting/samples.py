@@ -23,14 +23,6 @@ LOOKED_AT = 100_000  # images among which the surest and the least sure are look
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One image that is shown. least_score: of the objects that are drawn."""
-
-    image_id: int
-    least_score: float
-
-
-@dataclass(frozen=True)
 class Sample:
     """An image as the page shows it. picture: a `data:` URL, or why there is none; shown: objects that are drawn."""
 
@@ -42,7 +34,8 @@ class Sample:
     picture: str | Failure
 
 
-Groups = Mapping[str, Sequence[Choice]]
+Groups = Mapping[str, Sequence[int]]
+"""Ids of images by the name of their group."""
 
 
 def choose(con: duckdb.DuckDBPyConnection, images: int) -> Groups:
@@ -51,24 +44,22 @@ def choose(con: duckdb.DuckDBPyConnection, images: int) -> Groups:
     By the mean score of an image's objects from `MIN_SCORE` on, or by its best object. Of many images only those are
     looked at whose id is a multiple of a number, which is a random sample, for ids are hashes.
     """
-    groups: dict[str, list[Choice]] = {}
-    taken: set[int] = set()
+    groups: dict[str, list[int]] = {}
 
-    def take(group: str, candidates: Iterable[tuple[int, float | None]], most: int) -> None:
-        fresh = [(id, top) for id, top in candidates if id not in taken][:most]
-        taken.update(id for id, _ in fresh)
-        groups[group] = [Choice(id, MIN_SCORE if top is None else min(MIN_SCORE, top)) for id, top in fresh]
+    def take(group: str, candidates: Iterable[int], most: int) -> None:
+        taken = {id for ids in groups.values() for id in ids}
+        groups[group] = [id for id in candidates if id not in taken][:most]
 
     ranked = _ranked(con, max(1, images // LOOKED_AT))
     each = min(GROUP_IMAGES, max(1, len(ranked) // 4))
     sure = [r for r in ranked if r.mean is not None]
-    take("surest", ((r.image_id, r.top) for r in sorted(sure, key=lambda r: r.place)), each)
-    take("least sure", ((r.image_id, r.top) for r in sorted(ranked, key=lambda r: r.place_from_below)), each)
-    take("typical", ((r.image_id, r.top) for r in sorted(sure, key=lambda r: r.from_middle)), each)
-    most = "SELECT image_id, NULL FROM images WHERE instance_count > 0 ORDER BY instance_count DESC, image_id LIMIT 20"
-    take("most objects", con.execute(most).fetchall(), each)
-    none = "SELECT image_id, NULL FROM images WHERE error IS NULL AND instance_count = 0 ORDER BY image_id LIMIT 20"
-    take("nothing found", con.execute(none).fetchall(), GROUP_IMAGES)
+    take("surest", (r.image_id for r in sorted(sure, key=lambda r: r.place)), each)
+    take("least sure", (r.image_id for r in sorted(ranked, key=lambda r: r.place_from_below)), each)
+    take("typical", (r.image_id for r in sorted(sure, key=lambda r: r.from_middle)), each)
+    full = "SELECT image_id FROM images WHERE instance_count > 0 ORDER BY instance_count DESC, image_id LIMIT 20"
+    take("most objects", (id for (id,) in con.execute(full).fetchall()), each)
+    empty = "SELECT image_id FROM images WHERE error IS NULL AND instance_count = 0 ORDER BY image_id LIMIT 20"
+    take("nothing found", (id for (id,) in con.execute(empty).fetchall()), GROUP_IMAGES)
     return {name: groups[name] for name in GROUPS if groups[name]}
 
 
@@ -111,10 +102,9 @@ def read_samples(
     con: duckdb.DuckDBPyConnection, out: str, groups: Groups, *, allow_http: bool
 ) -> dict[str, list[Sample]]:
     """The chosen images with their pictures, by group. A picture that cannot be had is no error."""
-    choices = {choice.image_id: choice for group in groups.values() for choice in group}
-    if not choices:
+    if not groups:
         return {}
-    ids = ", ".join(map(str, choices))
+    ids = ", ".join(str(id) for group in groups.values() for id in group)
     columns = "image_id, uri, height, width, bytes, instance_count"
     images = _rows(con, f"SELECT {columns} FROM images WHERE image_id IN ({ids})")
     # Image by image and by uri, for tables are near its order, so that few row groups have to be read.
@@ -123,17 +113,18 @@ def read_samples(
     found = {image["image_id"]: _rows(con, query, image["uri"]) for image in images}
     samples = {}
     for image, pixels in _pictures(out, images, allow_http):
-        id = image["image_id"]
-        drawn = [i for i in found[id] if i["score"] >= choices[id].least_score]
-        samples[id] = Sample(
+        objects = found[image["image_id"]]
+        top_score = max((i["score"] for i in objects), default=None)
+        drawn = [i for i in objects if i["score"] >= min(MIN_SCORE, top_score or 0)]
+        samples[image["image_id"]] = Sample(
             uri=image["uri"],
             size_hw=(image["height"], image["width"]),
             objects=image["instance_count"],
             shown=len(drawn),
-            top_score=max((i["score"] for i in found[id]), default=None),
+            top_score=top_score,
             picture=pixels if isinstance(pixels, Failure) else _data_url(pixels, drawn),
         )
-    return {name: [samples[choice.image_id] for choice in group] for name, group in groups.items()}
+    return {name: [samples[id] for id in group] for name, group in groups.items()}
 
 
 def _rows(con: duckdb.DuckDBPyConnection, query: str, *parameters: Any) -> list[dict[str, Any]]:
