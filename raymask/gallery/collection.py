@@ -21,6 +21,7 @@ from raymask.output import Masks
 
 MEMORY = "384MiB"  # of DuckDB
 LISTS_KEPT = 8
+ROWS_KEPT = 4096
 SCORE_BINS = 20
 # The columns of an image behind its instance's; `uri` and `image_id` are the instance's own.
 JOINED = "instances JOIN (SELECT * EXCLUDE (uri) FROM images) AS images USING (image_id)"
@@ -59,6 +60,7 @@ class Collection:
         self._connection = connection
         self._lock = threading.Lock()
         self._lists: OrderedDict[tuple[Filter, str], Found] = OrderedDict()
+        self._rows: OrderedDict[int, ImageRow] = OrderedDict()
 
     @staticmethod
     def of(out: str) -> Collection:
@@ -117,16 +119,15 @@ class Collection:
         return Found(np.asarray(columns["image_id"], np.int64), int(np.sum(columns["objects"])))
 
     def images(self, cursor: Cursor, ids: Sequence[int]) -> list[ImageRow]:
-        """The images of these ids, in their order."""
-        if not ids:
-            return []
-        sql = f"""
-            SELECT image_id, uri, status, error, error_detail, height, width, bytes, instance_count
-            FROM images WHERE {among(ids)}"""
-        rows = {}
-        for number, uri, status, error, detail, height, width, size, count in ask(cursor, sql).fetchall():
-            size_hw = None if height is None else (height, width)
-            rows[number] = ImageRow(number, uri, status, error, detail, size_hw, size, count)
+        """The images of these ids, in their order; those asked for last are kept, for their pictures and objects."""
+        with self._lock:
+            rows = {number: self._rows[number] for number in ids if number in self._rows}
+        if unknown := [number for number in ids if number not in rows]:
+            rows |= _read_images(cursor, unknown)
+            with self._lock:
+                self._rows |= rows
+                while len(self._rows) > ROWS_KEPT:
+                    self._rows.popitem(last=False)
         return [rows[number] for number in ids if number in rows]
 
     def objects(
@@ -218,6 +219,17 @@ class Collection:
             return JOINED
         except duckdb.Error as error:
             raise FilterError(_plainly(error)) from error
+
+
+def _read_images(cursor: Cursor, ids: Sequence[int]) -> dict[int, ImageRow]:
+    sql = f"""
+        SELECT image_id, uri, status, error, error_detail, height, width, bytes, instance_count
+        FROM images WHERE {among(ids)}"""
+    rows = {}
+    for number, uri, status, error, detail, height, width, size, count in ask(cursor, sql).fetchall():
+        size_hw = None if height is None else (height, width)
+        rows[number] = ImageRow(number, uri, status, error, detail, size_hw, size, count)
+    return rows
 
 
 def ask(cursor: Cursor, sql: str, values: Sequence[Any] = ()) -> Cursor:

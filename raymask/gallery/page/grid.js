@@ -4,7 +4,7 @@ import { ask, byId, counted, make, nameOf, words } from "./dom.js";
 import { drawObjects } from "./masks.js";
 import { filter, linkWith } from "./state.js";
 
-const IMAGES_AT_ONCE = 15; // whose objects are asked for together, from the top of the page
+const IMAGES_AT_ONCE = 12; // whose objects are asked for together, from the top of the page: those that are seen first
 
 const grid = byId("grid");
 let cards = [];
