@@ -48,6 +48,7 @@ __all__ = [
     "segment",
     "status",
     "train",
+    "view",
 ]
 
 
@@ -116,6 +117,17 @@ def report(masks: str, *, out: str = "report.html", allow_http: bool = False) ->
 def draw(masks: str, uri: str, **options: Any) -> Image:
     """The picture of one image with what was found in it; options: those of `raymask.output.Masks.draw`."""
     return open(masks).draw(uri, **options)
+
+
+def view(out: str, **options: Any) -> None:
+    """Serve a gallery of an output on this machine, and print its link, until it is stopped (Ctrl-C).
+
+    options: the fields of `raymask.gallery.config.ViewConfig`, the same as the flags of `raymask view`.
+    """
+    from raymask.gallery.config import ViewConfig
+    from raymask.gallery.serving import view as serve
+
+    serve(ViewConfig(out=out, **options), print)
 
 
 def status(out: str) -> Status:

@@ -19,12 +19,14 @@ _OPEN: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
 
 
 def connect(
-    files: Files, tables: Mapping[str, Sequence[str]], allow_external: bool = False
+    files: Files, tables: Mapping[str, Sequence[str]], allow_external: bool = False, memory: str | None = None
 ) -> duckdb.DuckDBPyConnection:
     """A database in memory with a view of each table over its files, and the functions on masks.
 
     Statements read the views and may keep tables of their own in memory. Other files, networks, extensions, settings
     and Python's variables are out of their reach; with `allow_external` all but the last are in it.
+    memory: how much of it DuckDB takes before it puts results aside on the disk, such as "512MiB"; by itself, most of
+    the machine's.
     """
     connection = duckdb.connect()
     _OPEN.add(connection)
@@ -34,6 +36,8 @@ def connect(
         urls = ", ".join(_literal(f"{PROTOCOL}://{path}") for path in paths)
         connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet([{urls}])")
     settings = {"python_enable_replacements": "false", "temp_directory": _literal(_room_for_large_results())}
+    if memory is not None:
+        settings["memory_limit"] = _literal(memory)
     if not allow_external:
         settings |= {"allowed_directories": f"[{_literal(f'{PROTOCOL}://')}]", "enable_external_access": "false"}
         settings |= {"lock_configuration": "true"}  # last, since nothing can be set after it

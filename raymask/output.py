@@ -106,12 +106,12 @@ class Masks:
         """
         return self._connection.sql(query, params=parameters)
 
-    def connect(self, allow_external: bool = False) -> duckdb.DuckDBPyConnection:
+    def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""
         from raymask.database import connect  # takes a moment to import, for those who ask in SQL
 
         tables = {table: [file.path for file in self.published.files(table)] for table in TABLES}
-        return connect(self._files, tables, allow_external)
+        return connect(self._files, tables, allow_external, memory)
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:

@@ -31,9 +31,15 @@ def read_pictures(
     size than its row says has CHANGED: its masks would not fit. Pixels are good until the next ones are asked for.
     allow_http: whether to read from web servers. ConfigError where a store does not take the credentials at all.
     """
+    return pictures_at(places_of(Manifest.read(journal_folder(out)), images), images, allow_http=allow_http)
+
+
+def pictures_at(
+    places: Sequence[Place], images: Sequence[Row], *, allow_http: bool = False
+) -> Iterator[tuple[Row, Pixels | Failure]]:
+    """What `read_pictures` gives, of images whose places are known."""
     if not images:
         return
-    places = _places(out, images)
     allowed = [p for p in places if allow_http or not is_web(p.container or p.uri)]
     max_bytes = max(SegmentConfig.max_bytes, *(i["bytes"] or 0 for i in images))
     max_pixels = max(SegmentConfig.max_pixels, *(i["height"] * i["width"] for i in images))
@@ -48,14 +54,14 @@ def read_pictures(
 WEB = Failure(ErrorKind.FORBIDDEN, "it is on a web server; --allow-http reads it")
 
 
-def _places(out: str, images: Sequence[Row]) -> list[Place]:
+def places_of(manifest: Manifest, images: Sequence[Row]) -> list[Place]:
     """Where the images lie. Of those that are objects of their own, `uri` says it."""
     ids = np.array([image["image_id"] for image in images], np.int64)
     contained = {
         row["image_id"]: Place(
             row["uri"], row["size"], None, row["container"], row["container_column"], row["position"]
         )
-        for row in Manifest.read(journal_folder(out)).contained(ids).to_pylist()
+        for row in manifest.contained(ids).to_pylist()
     }
     return [contained.get(image["image_id"], Place(image["uri"])) for image in images]
 

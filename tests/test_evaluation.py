@@ -60,7 +60,7 @@ def write_output(out: Path, images: Sequence[Mapping[str, Any]], instances: Sequ
     for i in instances:
         seen[i["uri"]] = seen.get(i["uri"], -1) + 1
         box = dict(zip(("x_min", "y_min", "x_max", "y_max"), i["box_xyxy"], strict=True))
-        rows.append({**i, **box, "image_id": image_id(i["uri"]), "instance": seen[i["uri"]], "area": 1})
+        rows.append({**i, **box, "image_id": image_id(i["uri"]), "instance": seen[i["uri"]], "area": i.get("area", 1)})
     image_rows = [
         {
             **image,

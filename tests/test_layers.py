@@ -37,7 +37,7 @@ LAYERS = [
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},
     {"pipeline", "evaluation", "asking"},
-    {"training"},
+    {"training", "gallery"},
     {"demo"},
     {"cli"},
     {"jobs"},

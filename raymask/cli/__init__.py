@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 
 from raymask import __version__
 from raymask.asking.config import QueryConfig, ShellConfig
-from raymask.cli import evaluate, query, report, segment, train, upkeep
+from raymask.cli import evaluate, query, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
+from raymask.gallery.config import ViewConfig
 from raymask.progress import harmless
 from raymask.reporting.config import DrawConfig, ReportConfig
 from raymask.training.config import TrainConfig
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "evaluate": (EvaluateConfig, evaluate.evaluate),
     "report": (ReportConfig, report.report),
     "draw": (DrawConfig, report.draw),
+    "view": (ViewConfig, view.view),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
     "query": (QueryConfig, query.query),
