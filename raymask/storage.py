@@ -8,13 +8,14 @@ import io
 import os
 import random
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -364,6 +365,27 @@ def write_file(url: str, data: bytes) -> None:
     Folder(folder or "/").put(name, data)
 
 
+@contextlib.contextmanager
+def whole_file(url: str) -> Iterator[BinaryIO]:
+    """A file to write an object of any size through, in pieces: it has its name once the block has ended well.
+
+    On its way to a store it lies on this machine, in the folder for temporary files, and is sent when it is done.
+    """
+    fs, path = resolve(url)
+    if is_local(fs):
+        with contextlib.closing(WholeFile(path)) as file:
+            try:
+                yield file
+            except BaseException:
+                file.give_up()
+                raise
+    else:
+        with tempfile.NamedTemporaryFile(prefix="raymask-") as spooled:
+            yield cast(BinaryIO, spooled)
+            spooled.flush()
+            retried(lambda: fs.put_file(spooled.name, path))
+
+
 def _objects_in(fs: Any, folder: str) -> Iterator[tuple[str, int]]:
     if is_s3(fs):
         bucket, _, prefix = f"{folder}/".partition("/")
@@ -434,9 +456,13 @@ class WholeFile(io.BufferedWriter):
             self._failed = True
             raise
 
-    def __del__(self) -> None:
-        self._failed = True  # nobody closed it
+    def give_up(self) -> None:
+        """Close it without its name."""
+        self._failed = True
         self.close()
+
+    def __del__(self) -> None:
+        self.give_up()  # nobody closed it
 
     def close(self) -> None:
         if self.closed:

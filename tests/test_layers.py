@@ -21,7 +21,7 @@ LAYERS = [
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
-    {"training"},
+    {"training", "interop"},
     {"demo"},
     {"cli"},
     {"jobs"},

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from raymask import __version__
-from raymask.cli import evaluate, segment, train, upkeep
+from raymask.cli import evaluate, interchange, segment, train, upkeep
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
+from raymask.interop.config import ExportConfig, ImportConfig
 from raymask.progress import harmless
 from raymask.training.config import TrainConfig
 from raymask.urls import without_credentials
@@ -29,6 +30,8 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "evaluate": (EvaluateConfig, evaluate.evaluate),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
+    "export": (ExportConfig, interchange.export),
+    "import": (ImportConfig, interchange.import_),
 }
 
 
