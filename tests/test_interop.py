@@ -628,6 +628,8 @@ def test_wrong_annotations_are_left_out_counted_and_said(tmp_path: Path) -> None
         ({"format": "coco", "annotations": "x.json"}, "--annotations is for coco-results"),
         ({"format": "coco", "file": "absent.json"}, "absent.json does not exist"),
         ({"format": "coco", "file": "list.json"}, "has no list 'images'"),
+        ({"format": "coco-results", "annotations": "coco.json", "file": "coco.json"}, "it has none.; a list of COCO"),
+        ({"format": "coco-results", "annotations": "coco.json", "file": "boxes.json"}, "1 objects without a mask"),
         ({"format": "labelme", "file": "."}, "no LabelMe file in"),
         ({"format": "masks", "file": ".", "images": "."}, "no label maps of images in"),
         ({"format": "labelme", "categories": "list.json"}, "has no categories"),
@@ -635,6 +637,8 @@ def test_wrong_annotations_are_left_out_counted_and_said(tmp_path: Path) -> None
 )
 def test_imports_that_cannot_be(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "coco.json").write_text(json.dumps(coco_record("a.jpg")))
+    (tmp_path / "boxes.json").write_text('[{"image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]')
     paths = {k: f"{tmp_path}/{v}" if k != "category" else v for k, v in options.items() if k != "format"}
     with pytest.raises(ConfigError, match=message):
         raymask.import_(**{"file": f"{tmp_path}/list.json", **paths, "format": options["format"], "out": "/nowhere"})

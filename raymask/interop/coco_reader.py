@@ -61,9 +61,8 @@ def read_results(config: ImportConfig) -> Annotated:
     assert config.annotations is not None  # the config class asks for it
     problems = Problems()
     listed = _read_listed(config.annotations, config.images, problems)
-    instances, count = Instances(), 0
+    instances, number = Instances(), None
     for number, entry in enumerate(json_entries(config.file, "")):
-        count += 1
         where = f"result [{number}]"
         found = _object(entry, listed, problems, where)
         if found is None:
@@ -73,9 +72,9 @@ def read_results(config: ImportConfig) -> Annotated:
         if score is not None:
             instances.add(row, category_id, score, _box_xyxy(entry, rle), rle)
     rows, table = instances.by_image()
-    if count and not len(rows):
-        first = next(iter(problems.first), "none has a mask")
-        raise ConfigError(f"no result in {config.file} can be taken ({first}); COCO results with masks are meant")
+    if not len(rows):
+        first = "it has none" if number is None else "; ".join(problems.lines()).strip()
+        raise ConfigError(f"no result in {config.file} can be taken ({first}); a list of COCO results is meant")
     return _annotated(config, listed, rows, table, {}, problems, [config.file, config.annotations])
 
 

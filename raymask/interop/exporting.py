@@ -24,6 +24,7 @@ from raymask.progress import Reporter, Silent
 from raymask.storage import Folder, used_plainly, whole_file
 
 PUTS_AT_ONCE = 16
+MAPS_AT_ONCE = 4  # of several bytes a pixel while they are drawn
 REPORT_EVERY = 1_000
 
 FILE_FORMATS = frozenset({"coco", "coco-results", "csv"})
@@ -111,8 +112,9 @@ def _write_many(config: ExportConfig, selection: Selection, seen: _Seen) -> int:
         for name, data in make(*item).items():
             folder.put(name, data)
 
-    with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
-        for _ in ahead(pool, put, named, 2 * PUTS_AT_ONCE):
+    at_once = MAPS_AT_ONCE if config.format == "masks" else PUTS_AT_ONCE
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in ahead(pool, put, named, 2 * at_once):
             pass
     for name, data in last.items():
         folder.put(name, data)

@@ -27,7 +27,7 @@ def labelme_file(picture: Picture, url: str) -> bytes:
         "imageHeight": height,
         "imageWidth": width,
     }
-    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace")
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def image_path(uri: str, url: str) -> str:

@@ -105,20 +105,22 @@ class Selection:
 
     @cached_property
     def numbering(self) -> Numbering:
-        columns = ["uri", *(name for name in self._coco if name == COCO_ID.name)]
-        rows = self._masks.images.to_arrow(columns)
-        ends = pc.min_max(rows.column("uri")).as_py()
-        folder = common_folder(ends["min"], ends["max"])
-        if len(columns) == 1:
-            return Numbering(folder, 0)
-        ids = np.sort(rows.column(COCO_ID.name).drop_null().to_numpy())
+        ends: list[str] = []
+        found = [np.empty(0, np.int64)]
+        for file in self._masks.published.files("images"):
+            for batch in self._batches(file.path, ["uri", *(name for name in self._coco if name == COCO_ID.name)]):
+                ends += pc.min_max(batch.column("uri")).as_py().values()
+                ends = [min(ends), max(ends)]
+                if COCO_ID.name in batch.schema.names:
+                    found.append(batch.column(COCO_ID.name).drop_null().to_numpy())
+        ids = np.sort(np.concatenate(found))
         twice = ids[:-1][np.diff(ids) == 0]
         if len(twice):
             raise ConfigError(
                 f"two images of {self.out} have the COCO id {twice[0]}, as those of two COCO files may; give each file "
                 f"an output of its own"
             )
-        return Numbering(folder, max(int(ids[-1]), 0) if len(ids) else 0)
+        return Numbering(common_folder(*ends), max(int(ids[-1]), 0) if len(ids) else 0)
 
     def pictures(self, with_instances: bool = True) -> Iterator[Picture]:
         """The images in the order of the table. OutputError where the tables contradict each other."""
