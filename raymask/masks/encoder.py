@@ -1,4 +1,4 @@
-"""Soft masks to COCO run-length encoding (RLE), without ever drawing them into an image; and RLE to pixels and back.
+"""Soft masks to COCO run-length encoding (RLE), without ever drawing them into an image.
 
 A detector gives each object a box and a small soft mask, M x M probabilities (He et al. 2017, section 3: M = 28). The
 usual way to the object's pixels is to stretch that mask over its box in a float32 frame of the image's size, compare
@@ -6,41 +6,26 @@ with a threshold and count runs: 33 MB a mask in a 4K image. Here each column of
 only where it crosses the threshold is anything written down:
 
     soft mask, box -> toggles (pixels that differ from the one before, column by column) -> runs -> text
-
-An RLE is `{"size": [height, width], "counts": text}`. Its runs alternate between outside and inside, outside first, in
-column-major order: pixel (y, x) is number x * height + y. The text is COCO's: each run less the one two before it (from
-the fourth run on), as a signed number in chunks of five bits, least first, a sixth bit set while more follow, plus 48.
-https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-MAX_PIXELS = 2**32 - 1  # pycocotools counts pixels in 32 bits
-MAX_CHUNKS = 7  # of five bits, enough for the difference of two runs
+from raymask.masks.compiling import compiled
+from raymask.masks.rle import checked_size
+from raymask.masks.runs import append_runs, toggle, with_room
+
 MAX_COORDINATE = 2.0**60  # beyond any image; sums and differences still fit int64
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Numba's `njit` without fastmath, which would change the very roundings that have to be kept."""
-    try:
-        return njit(cache=True, nogil=True)(function)  # type: ignore[return-value]  # called like the function it wraps
-    except RuntimeError:  # nowhere to keep the machine code, as in a read-only container: compile it in every process
-        return njit(nogil=True)(function)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,72 +73,6 @@ def encode_soft_masks(
     text, bounds, areas = _encode_all(sources, boxes, height, width, np.float32(threshold))
     letters = text.tobytes().decode("ascii")
     return EncodedMasks([letters[start:end] for start, end in pairwise(bounds.tolist())], areas)
-
-
-def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """The RLE of a mask, as `pycocotools.mask.encode` gives it but with `counts` as str.
-
-    mask: H x W bool. Raises ValueError if it has another shape or dtype, or no pixels.
-    """
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ValueError(f"mask has shape {mask.shape} and dtype {mask.dtype}; wanted H x W bool")
-    height, width = checked_size(mask.shape)
-    pixels = mask.ravel(order="F")
-    toggles = np.flatnonzero(np.diff(pixels, prepend=False))
-    text, length, _ = _append_runs(np.empty(0, np.uint8), 0, toggles, height * width)
-    return {"size": [height, width], "counts": text[:length].tobytes().decode("ascii")}
-
-
-def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The pixels of a mask: H x W bool, column-major in memory.
-
-    rle: `size` as a list, tuple or array [height, width], `counts` as str or bytes.
-    Raises ValueError as `validate_rle` does.
-    """
-    height, width, runs = _parsed(rle.get("size"), rle.get("counts"))
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
-
-
-def area(rle: Mapping[str, Any]) -> int:
-    """The number of pixels inside a mask. Takes and raises what `decode` does."""
-    _, _, runs = _parsed(rle.get("size"), rle.get("counts"))
-    return int(runs[1::2].sum())
-
-
-def validate_rle(size: Any, counts: Any) -> None:
-    """Raise ValueError, saying why, unless this is a well-formed compressed RLE.
-
-    size: [height, width], two integers above 0 whose product is at most 2**32 - 1.
-    counts: str or bytes as described at the head of this file. Its runs are 0 or more and add up to height x width;
-    no number is cut short, and none is longer than need be.
-    pycocotools checks none of this and may take the process down: call this first for any RLE from elsewhere.
-    """
-    _parsed(size, counts)
-
-
-def checked_size(size: Any) -> tuple[int, int]:
-    """[height, width] as two integers; ValueError unless a mask can have that size, see `validate_rle`."""
-    try:
-        height, width = (operator.index(side) for side in size)
-    except (TypeError, ValueError):
-        raise ValueError(f"size is {size!r}; wanted two integers, [height, width]") from None
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"size is {height} x {width}; wanted sides of at least 1 and at most {MAX_PIXELS} pixels")
-    return height, width
-
-
-def _parsed(size: Any, counts: Any) -> tuple[int, int, NDArray[np.int64]]:
-    height, width = checked_size(size)
-    if not isinstance(counts, str | bytes):
-        raise ValueError(f"counts is of type {type(counts).__name__}; wanted the str or bytes of a compressed RLE")
-    # As UTF-8 all that is not ASCII is bytes of 128 and above, which are illegal like any other.
-    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
-    runs, problem, read = _parse_runs(np.frombuffer(text, np.uint8), height * width)
-    if problem != FINE:
-        where = f"after {read} of {len(text)} characters"
-        raise ValueError(f"counts of a {height} x {width} mask: {PROBLEMS[problem]} {where}")
-    return height, width, runs
 
 
 def _grown(boxes_xyxy: NDArray[np.float32], scale: float) -> NDArray[np.int64]:
@@ -219,7 +138,7 @@ def _encode_all(
     toggles = np.empty(4096, np.int64)
     for i in range(len(sources)):
         toggles, used = _find_toggles(sources[i], boxes[i], height, width, threshold, toggles)
-        text, length, areas[i] = _append_runs(text, length, toggles[:used], height * width)
+        text, length, areas[i] = append_runs(text, length, toggles[:used], height * width)
         bounds[i + 1] = length
     return text[:length], bounds, areas
 
@@ -251,7 +170,7 @@ def _find_toggles(
         for j in range(len(values)):
             values[j] = _mix(column.near[j], column.near_weight, column.far[j], column.far_weight)
         top = (x_start + i) * height + y_start
-        toggles = _with_room(toggles, used + y_stop - y_start + 1)
+        toggles = with_room(toggles, used + y_stop - y_start + 1)
         used = _walk_down(column, ys, small, threshold, margin, top, toggles, used)
     return toggles, used
 
@@ -278,7 +197,7 @@ def _walk_down(
         side = sides[cell]
         if side != UNSURE and side == sides[cell + 1]:
             if inside != (side == INSIDE) and start < stop:
-                used = _toggle(toggles, used, top + start)
+                used = toggle(toggles, used, top + start)
                 inside = not inside
             y = stop
             continue
@@ -289,21 +208,12 @@ def _walk_down(
             else:
                 value = _mix(above, ys.near[y], below, ys.far[y])
             if (value > threshold) != inside:
-                used = _toggle(toggles, used, top + y)
+                used = toggle(toggles, used, top + y)
                 inside = not inside
         y = stop
     if inside:
-        used = _toggle(toggles, used, top + y)
+        used = toggle(toggles, used, top + y)
     return used
-
-
-@compiled
-def _toggle(toggles: NDArray[np.int64], used: int, pixel: int) -> int:
-    """Change sides at a pixel. Twice at the same one is not at all: so a run goes on from one column to the next."""
-    if used > 0 and toggles[used - 1] == pixel:
-        return used - 1
-    toggles[used] = pixel
-    return used + 1
 
 
 # Bilinear interpolation, `align_corners=False`, with the roundings of torch's CPU kernels, which decide the pixels
@@ -343,85 +253,3 @@ def _mix_four(column: _Column, cell: int, near_weight: np.float32, far_weight: n
     value = _mix(left[cell], left_weight * near_weight, right[cell], right_weight * near_weight)
     value = _fma(left[cell + 1], left_weight * far_weight, value)
     return _fma(right[cell + 1], right_weight * far_weight, value)
-
-
-@compiled
-def _append_runs(
-    text: NDArray[np.uint8], length: int, toggles: NDArray[np.int64], pixels: int
-) -> tuple[NDArray[np.uint8], int, int]:
-    """Write one mask behind the first `length` characters of `text` or a larger copy; the new length; its area."""
-    # The last run ends with the image, whether or not the mask changes sides there.
-    last = len(toggles) - 1 if len(toggles) > 0 and toggles[-1] == pixels else len(toggles)
-    text = _with_room(text, length + MAX_CHUNKS * (last + 1))
-    area, end, run, previous = 0, 0, 0, 0
-    for i in range(last + 1):
-        start, end = end, (toggles[i] if i < last else pixels)
-        before_previous, previous, run = previous, run, end - start
-        if i % 2 == 1:
-            area += run
-        number = run - before_previous if i > 2 else run
-        more = True
-        while more:
-            chunk = number & 31
-            number >>= 5
-            more = number != (-1 if chunk & 16 else 0)
-            text[length] = 48 + chunk + (32 if more else 0)
-            length += 1
-    return text, length, area
-
-
-@compiled
-def _with_room(array: NDArray[Any], needed: int) -> NDArray[Any]:
-    """The array, or a copy that is at least twice as long, so that growing costs no more than filling."""
-    if needed <= len(array):
-        return array
-    larger = np.empty(max(needed, 2 * len(array)), array.dtype)
-    larger[: len(array)] = array
-    return larger
-
-
-FINE, ILLEGAL, CUT_SHORT, TOO_LONG, NEGATIVE, TOO_MANY, TOO_FEW = range(7)
-PROBLEMS = {
-    ILLEGAL: "an illegal character",
-    CUT_SHORT: "a number cut short",
-    TOO_LONG: "a number longer than need be",
-    NEGATIVE: "a run below 0",
-    TOO_MANY: "more pixels than the mask",
-    TOO_FEW: "fewer pixels than the mask",
-}
-
-
-@compiled
-def _parse_runs(text: NDArray[np.uint8], pixels: int) -> tuple[NDArray[np.int64], int, int]:
-    """The runs up to the first problem; that problem, or FINE; the number of characters read by then."""
-    runs = np.empty(len(text), np.int64)
-    used, read, missing = 0, 0, np.int64(pixels)
-    while read < len(text):
-        number, shift = np.int64(0), 0
-        while True:
-            if read == len(text):
-                return runs, CUT_SHORT, read
-            chunk = np.int64(text[read]) - 48
-            if chunk < 0 or chunk > 63:
-                return runs, ILLEGAL, read
-            if shift == 5 * MAX_CHUNKS:
-                return runs, TOO_LONG, read
-            number |= (chunk & 31) << shift
-            shift += 5
-            read += 1
-            if chunk < 32:
-                break
-        if chunk & 16:
-            number -= 1 << shift
-        # Without its last chunk it would be the same number: the sign shows in the chunk before.
-        if shift > 5 and -(1 << (shift - 6)) <= number < 1 << (shift - 6):
-            return runs, TOO_LONG, read
-        run = number + runs[used - 2] if used > 2 else number
-        if run < 0:
-            return runs, NEGATIVE, read
-        if run > missing:
-            return runs, TOO_MANY, read
-        runs[used] = run
-        used += 1
-        missing -= run
-    return runs[:used], TOO_FEW if missing > 0 else FINE, read
