@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from raymask.errors import ConfigError, OutputError
 from raymask.interop.names import common_folder
-from raymask.masks import validate_rle
+from raymask.masks import mask_area
+from raymask.masks.columns import RowError
 from raymask.output import Masks
 from raymask.schema import footer_of
 from raymask.storage import resolve
@@ -161,28 +162,31 @@ class Selection:
 
     def _chosen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         known = pc.is_in(batch.column("category_id"), value_set=pa.array(self._ids, pa.int32()))
-        batch = batch.filter(pc.and_(pc.greater_equal(batch.column("score"), pa.scalar(self._min_score)), known))
-        for uri, place, mask in zip(*(batch.column(c).to_pylist() for c in ("uri", "instance", "mask")), strict=True):
-            self._check(uri, place, mask["size"], mask["counts"])
-        return batch
+        self._check(batch)
+        return batch.filter(pc.and_(pc.greater_equal(batch.column("score"), pa.scalar(self._min_score)), known))
 
     def _instances(self, path: str) -> Iterator[tuple[Owner, Instance]]:
         for batch in self._batches(path, None):
+            self._check(batch)
             mask = batch.column("mask")
             columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name != "mask"}
             boxes = zip(*(columns[edge] for edge in ("x_min", "y_min", "x_max", "y_max")), strict=True)
             fields = (columns["instance"], columns["category_id"], columns["category"], columns["score"], boxes)
             sizes, counts = (pc.struct_field(mask, name).to_pylist() for name in ("size", "counts"))
             for uri, size, *values in zip(columns["uri"], sizes, *fields, columns["area"], counts, strict=True):
-                self._check(uri, values[0], size, values[-1])
                 yield (uri, *size), Instance(*values)
 
-    def _check(self, uri: str, place: int, size: Any, counts: Any) -> None:
+    def _check(self, batch: pa.RecordBatch) -> None:
         """Whoever reads an export may crash on a mask that is none."""
         try:
-            validate_rle(size, counts)
-        except (TypeError, ValueError) as error:
-            raise OutputError(f"the mask of instance {place} of {uri!r} is malformed: {error}") from error
+            areas = mask_area(batch.column("mask"))
+            if not areas.null_count:
+                return
+            row, problem = areas.is_null().index(True).as_py(), "it is null"
+        except RowError as error:
+            row, problem = error.row, error.problem
+        place, uri = (batch.column(name)[row].as_py() for name in ("instance", "uri"))
+        raise OutputError(f"the mask of instance {place} of {uri!r} in {self.out} is malformed: {problem}")
 
     def _batches(self, path: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         fs, root = resolve(self.out)
