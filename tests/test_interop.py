@@ -206,6 +206,7 @@ def test_images_that_join_those_of_a_coco_file_get_further_ids(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"two images of .* have the COCO id 40"):
         raymask.export(write_footed(tmp_path / "twice", images, []), format="coco", out=f"{tmp_path}/b.json")
     assert not (tmp_path / "b.json").exists()
+    assert raymask.export(f"{tmp_path}/twice", format="yolo-seg", out=f"{tmp_path}/yolo").images == 2
 
 
 def write_footed(out: Path, images: list[dict[str, Any]], instances: list[dict[str, Any]]) -> str:
@@ -521,6 +522,10 @@ def test_an_export_to_a_store_is_one_object_or_none(server: Store, tmp_path: Pat
     assert len(json.loads(before)["annotations"]) == 1
     raymask.export(out, format="masks", out=f"{server.url}/exports/maps")
     assert fs.cat_file(resolve(f"{server.url}/exports/maps/SegmentationClass/a.png")[1]).startswith(b"\x89PNG")
+    raymask.export(out, format="labelme", out=f"{server.url}/exports/labelme")
+    raymask.import_(f"{server.url}/exports/labelme", format="labelme", out=f"{server.url}/imported")
+    [row] = tables_of(f"{server.url}/imported")["instances"]
+    assert (row["uri"], row["mask"]) == (f"{server.url}/exports/labelme/a.jpg", found("/p/a.jpg", 0)["mask"])
     broken = {**found("/p/a.jpg", 0), "mask": {"size": [0, 5], "counts": "3333"}}
     bad = write_footed(tmp_path / "bad", pictures("/p/a.jpg"), [found("/p/a.jpg", 1), broken])
     for target in (url, f"{tmp_path}/local.json"):

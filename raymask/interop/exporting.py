@@ -92,6 +92,8 @@ class _Seen:
 def _write_one(config: ExportConfig, selection: Selection, seen: _Seen) -> None:
     if config.out.endswith("/"):
         raise ConfigError(f"--format {config.format} makes one file, and --out {config.out} is a folder; name a file")
+    if config.format != "csv":
+        selection.check_ids()
     with whole_file(config.out) as file:
         if config.format == "csv":
             write_csv(seen.batches(selection.instance_batches()), file)

@@ -75,10 +75,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Numbering:
-    """folder: of all images; last_id: the largest COCO id, 0 where no image brings one."""
+    """folder: of all images; last_id: the largest COCO id, 0 where no image brings one; twice: one of two images."""
 
     folder: str
     last_id: int
+    twice: int | None
 
 
 class Selection:
@@ -116,12 +117,16 @@ class Selection:
                     found.append(batch.column(COCO_ID.name).drop_null().to_numpy())
         ids = np.sort(np.concatenate(found))
         twice = ids[:-1][np.diff(ids) == 0]
-        if len(twice):
+        last_id = max(int(ids[-1]), 0) if len(ids) else 0
+        return Numbering(common_folder(*ends), last_id, int(twice[0]) if len(twice) else None)
+
+    def check_ids(self) -> None:
+        """ConfigError if two images have one COCO id."""
+        if self.numbering.twice is not None:
             raise ConfigError(
-                f"two images of {self.out} have the COCO id {twice[0]}, as those of two COCO files may; give each file "
-                f"an output of its own"
+                f"two images of {self.out} have the COCO id {self.numbering.twice}, as those of two COCO files may; "
+                f"give each file an output of its own"
             )
-        return Numbering(common_folder(*ends), max(int(ids[-1]), 0) if len(ids) else 0)
 
     def pictures(self, with_instances: bool = True) -> Iterator[Picture]:
         """The images in the order of the table. OutputError where the tables contradict each other."""
