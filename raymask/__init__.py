@@ -115,10 +115,16 @@ def export(masks: str, *, format: ExportFormat, out: str, **options: Any) -> Exp
 
     options: the fields of `raymask.interop.config.ExportConfig`, the same as the flags of `raymask export`.
     """
+    from raymask.console import ConsoleReporter
     from raymask.interop.config import ExportConfig
     from raymask.interop.exporting import export as run
+    from raymask.progress import Silent
 
-    return run(ExportConfig(masks=masks, format=format, out=out, **options))
+    config = ExportConfig(masks=masks, format=format, out=out, **options)
+    if config.quiet:
+        return run(config, Silent())
+    with ConsoleReporter() as report:
+        return run(config, report)
 
 
 def import_(file: str, *, format: ImportFormat, out: str, **options: Any) -> ImportSummary:
@@ -126,10 +132,16 @@ def import_(file: str, *, format: ImportFormat, out: str, **options: Any) -> Imp
 
     options: the fields of `raymask.interop.config.ImportConfig`, the same as the flags of `raymask import`.
     """
+    from raymask.console import ConsoleReporter
     from raymask.interop.config import ImportConfig
     from raymask.interop.importing import import_masks
+    from raymask.progress import Silent
 
-    return import_masks(ImportConfig(file=file, format=format, out=out, **options))
+    config = ImportConfig(file=file, format=format, out=out, **options)
+    if config.quiet:
+        return import_masks(config, Silent())
+    with ConsoleReporter() as report:
+        return import_masks(config, report)
 
 
 def __getattr__(name: str) -> Any:

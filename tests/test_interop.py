@@ -468,6 +468,7 @@ HOSTILE = [
     "same.jpg.json",
     "deep/same.jpg",
     "no-ending",
+    "categories.jpg",
     "\ud7ff\u2028é.jpg",
 ]
 
@@ -481,6 +482,11 @@ def test_no_name_leads_out_of_the_folder_or_over_another(format: Any, tmp_path: 
     files = [p for p in tmp_path.rglob("*") if p.is_file() and p not in before]
     assert all(p.is_relative_to(tmp_path / "deep" / "est" / "export") for p in files)
     kept = [p for p in files if p.name not in ("categories.json", "data.yaml")]
+    if format in ("labelme", "masks"):
+        assert [c["name"] for c in json.loads((tmp_path / "deep/est/export/categories.json").read_text())] == [
+            "kite",
+            "boat",
+        ]
     assert len({str(p).casefold() for p in kept}) == len(uris) * (2 if format == "masks" else 1)
     assert summary.renamed >= 3
     assert any(p.stem == "same" for p in kept)
@@ -603,12 +609,14 @@ def test_wrong_annotations_are_left_out_counted_and_said(tmp_path: Path) -> None
         {**good, "id": 54, "segmentation": {"size": [40, 60], "counts": "3333"}},
         {**good, "id": 55, "score": 1.5},
         {**good, "id": 56, "bbox": [-5, 1, 500, 2]},
-        {**good, "id": 57, "bbox": None},
+        {**good, "id": None, "bbox": None, "area": None},
         "none",
     ]
+    record["annotations"][3]["id"] = 1
     record["images"] += [{**record["images"][0], "id": 12}, {"id": 13, "file_name": "c.jpg"}]
     summary = raymask.import_(write_json(tmp_path, record), format="coco", out=f"{tmp_path}/out")
     assert [line.split(", such as ") for line in summary.problems] == [
+        ["          2 annotations without an id or with one used before, given a free one", "annotations[3]"],
         ["          2 objects of images that are not listed, left out", "annotations[4]"],
         ["          2 objects with a malformed mask, left out", "annotations[7]"],
         ["          1 images with an id or a file_name used before, left out", "images[2]"],
@@ -618,6 +626,10 @@ def test_wrong_annotations_are_left_out_counted_and_said(tmp_path: Path) -> None
         ["          1 objects whose score is no number from 0 to 1, left out", "annotations[9]"],
     ]
     assert (summary.images, summary.instances) == (2, 6)
+    raymask.export(f"{tmp_path}/out", format="coco", out=f"{tmp_path}/back.json")
+    annotations = json.loads((tmp_path / "back.json").read_text())["annotations"]
+    assert [a["id"] for a in annotations] == [0, 1, 56, 57, 2, 58]
+    assert [a["area"] for a in annotations] == [600, 250, 600, 600, 600, 250]
     rows = tables_of(f"{tmp_path}/out")["instances"]
     clipped, without_box = rows[2], rows[3]
     assert [clipped[k] for k in ("x_min", "y_min", "x_max", "y_max")] == [0, 1, 60, 3]

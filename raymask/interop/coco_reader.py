@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from raymask.interop.annotated import MAX_CATEGORY_ID, Annotated, Instances, Pro
 from raymask.interop.config import ImportConfig
 from raymask.interop.identity import content_of, identity_of
 from raymask.interop.selection import COCO_ANNOTATIONS, COCO_CROWDS, COCO_ID, COCO_NAME
-from raymask.masks import checked_size
+from raymask.masks import area, checked_size
 from raymask.segmentations import to_rle
 from raymask.sources.json_entries import json_entries
 from raymask.sources.stream import anchor
@@ -28,14 +29,20 @@ def read_coco(config: ImportConfig) -> Annotated:
     listed = _read_listed(config.file, config.images, problems)
     instances = Instances()
     crowds: dict[int, list[dict[str, Any]]] = {}
+    ids: set[int] = set()
     for number, entry in enumerate(json_entries(config.file, "annotations")):
         where = f"annotations[{number}]"
         found = _object(entry, listed, problems, where)
         if found is None:
             continue
         row, category_id, rle = found
-        own_id = entry.get("id") if type(entry.get("id")) is int else None
-        own_area = number_of(entry.get("area"))
+        own_id, own_area = entry.get("id"), number_of(entry.get("area"))
+        if type(own_id) is not int or own_id in ids:
+            problems.add("annotations without an id or with one used before, given a free one", where)
+            own_id = None
+        else:
+            ids.add(own_id)
+        own_area = float(area(rle)) if own_area is None else own_area
         if entry.get("iscrowd"):
             crowd = {"id": own_id, "category_id": category_id, "area": own_area, "counts": _text(rle["counts"])}
             crowds.setdefault(row, []).append({**crowd, "bbox": _bbox(entry, rle)})
@@ -44,9 +51,13 @@ def read_coco(config: ImportConfig) -> Annotated:
             if score is not None:
                 instances.add(row, category_id, score, _box_xyxy(entry, rle), rle, own_id, own_area)
     rows, table = instances.by_image()
+    free = count(max(ids, default=0) + 1)
+    own_ids = [next(free) if id is None else id for id in table.column("own_id").to_pylist()]
+    for crowd in chain.from_iterable(crowds.values()):
+        crowd["id"] = next(free) if crowd["id"] is None else crowd["id"]
     offsets = pa.array(np.searchsorted(rows, np.arange(len(listed.uris) + 1)), pa.int32())
     kept = pa.StructArray.from_arrays(
-        [table.column(name).combine_chunks() for name in ("own_id", "own_area")],
+        [pa.array(own_ids, pa.int64()), table.column("own_area").combine_chunks()],
         fields=list(COCO_ANNOTATIONS.type.value_type),
     )
     carried = {

@@ -107,7 +107,7 @@ def _write_many(config: ExportConfig, selection: Selection, seen: _Seen) -> int:
     """Write a file an image, then the one that says what the categories are; returns how many were renamed."""
     folder = Folder(config.out)
     ending, make, last = _files_of(config, selection, folder)
-    names = FileNames(ending)
+    names = FileNames(ending, last)
     named = ((picture, names.name_of(picture.name)) for picture in seen.pictures(selection.pictures()))
 
     def put(item: tuple[Picture, str]) -> None:

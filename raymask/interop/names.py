@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 import posixpath
+from collections.abc import Collection
 
 from raymask.schema import image_id
 
@@ -24,10 +25,11 @@ class FileNames:
     images are added to an output. They do not rely on case, and no name leads out of the folder.
     """
 
-    def __init__(self, ending: str) -> None:
+    def __init__(self, ending: str, others: Collection[str] = ()) -> None:
+        """others: names in the folder that are no image's."""
         self.renamed = 0  # images that are not called by their stem, since another was
         self._ending = ending
-        self._taken: set[int] = set()
+        self._taken = {image_id(name.casefold()) for name in others}
 
     def name_of(self, relative: str) -> str:
         """A name with the ending. relative: the image's name below the common folder, and different for each image."""

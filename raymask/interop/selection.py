@@ -19,7 +19,7 @@ from raymask.masks import mask_area
 from raymask.masks.columns import RowError
 from raymask.output import Masks
 from raymask.schema import footer_of
-from raymask.storage import resolve
+from raymask.storage import resolve, used_plainly
 
 BATCH_ROWS = 8_192
 
@@ -75,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Numbering:
-    """folder: of all images; last_id: the largest COCO id, 0 where no image brings one; twice: one of two images."""
+    """folder: of all images; last_id: the largest COCO id, 0 where no image brings one; twice: an id of two images."""
 
     folder: str
     last_id: int
@@ -195,5 +195,5 @@ class Selection:
 
     def _batches(self, path: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         fs, root = resolve(self.out)
-        with fs.open(f"{root}/{path}", "rb") as file, pq.ParquetFile(file) as parquet:
+        with used_plainly(self.out), fs.open(f"{root}/{path}", "rb") as file, pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
