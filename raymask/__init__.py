@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
+    from raymask.interop.config import ExportFormat, ImportFormat
+    from raymask.interop.exporting import ExportSummary
+    from raymask.interop.importing import ImportSummary
     from raymask.model import Predictor
     from raymask.output import Masks
     from raymask.pipeline import Summary
@@ -42,6 +45,8 @@ __all__ = [
     "clean",
     "draw",
     "evaluate",
+    "export",
+    "import_",
     "open",
     "query",
     "report",
@@ -142,6 +147,40 @@ def clean(out: str, *, dry_run: bool = False) -> list[Stray]:
     from raymask.cleanup import clean as delete
 
     return delete(out, dry_run)
+
+
+def export(masks: str, *, format: ExportFormat, out: str, **options: Any) -> ExportSummary:
+    """Write the masks of an output as COCO, LabelMe, YOLO, GeoJSON, PNG or CSV.
+
+    options: the fields of `raymask.interop.config.ExportConfig`, the same as the flags of `raymask export`.
+    """
+    from raymask.console import ConsoleReporter
+    from raymask.interop.config import ExportConfig
+    from raymask.interop.exporting import export as run
+    from raymask.progress import Silent
+
+    config = ExportConfig(masks=masks, format=format, out=out, **options)
+    if config.quiet:
+        return run(config, Silent())
+    with ConsoleReporter() as report:
+        return run(config, report)
+
+
+def import_(file: str, *, format: ImportFormat, out: str, **options: Any) -> ImportSummary:
+    """Make an output of annotations or results in a format of other programs. `import` alone is Python's own word.
+
+    options: the fields of `raymask.interop.config.ImportConfig`, the same as the flags of `raymask import`.
+    """
+    from raymask.console import ConsoleReporter
+    from raymask.interop.config import ImportConfig
+    from raymask.interop.importing import import_masks
+    from raymask.progress import Silent
+
+    config = ImportConfig(file=file, format=format, out=out, **options)
+    if config.quiet:
+        return import_masks(config, Silent())
+    with ConsoleReporter() as report:
+        return import_masks(config, report)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import ray
 
 from raymask.errors import OutputError
 from raymask.journal import Manifest, Run, scan_parts
@@ -43,24 +42,29 @@ T = TypeVar("T")
 
 
 def publish(
-    out: str, run: Run, manifest: Manifest, on_progress: Callable[[int, int], None] = lambda done, of: None
+    out: str,
+    run: Run,
+    manifest: Manifest,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+    on_cluster: bool = True,
 ) -> Published:
     """Write the tables of everything in the journal; OutputError if an image of the manifest is not in it.
 
-    on_progress: called with (shards written, shards to write).
+    on_progress: called with (shards written, shards to write). on_cluster: as tasks of Ray, else one by one, here.
     """
     out = absolute(out)  # it travels to tasks, which Ray starts in folders of their own
     for _ in range(MAX_RIVALS):
-        published = _publish_unless_overtaken(out, run, manifest, on_progress)
+        published = _publish_unless_overtaken(out, run, manifest, on_progress, on_cluster)
         if published is not None:
             return published
     raise OutputError(f"other runs publish to {out} all the time; stop them, then run again")
 
 
 def _publish_unless_overtaken(
-    out: str, run: Run, manifest: Manifest, on_progress: Callable[[int, int], None]
+    out: str, run: Run, manifest: Manifest, on_progress: Callable[[int, int], None], on_cluster: bool
 ) -> Published | None:
     """The same; None if another run has changed the index meanwhile, so that all has to be looked at anew."""
+    each = _on_the_cluster if on_cluster else _one_by_one
     there, published = _read_index(out)
     index = scan_parts(manifest.folder, manifest.rows)
     missing = int((~index.done).sum())
@@ -82,7 +86,7 @@ def _publish_unless_overtaken(
                     (out, run, manifest, plan, known[plan.number] if plan.number < len(known) else None)
                     for plan in step.plans
                 )
-                for done, (number, shard) in enumerate(_on_the_cluster(publish_shard, calls), 1):
+                for done, (number, shard) in enumerate(each(publish_shard, calls), 1):
                     written[number] = shard
                     on_progress(done, len(step.plans))
             case Commit(shards):
@@ -92,7 +96,7 @@ def _publish_unless_overtaken(
                     return None
                 there = data
             case Copy(numbers):
-                copied.update(_on_the_cluster(copy_shard, ((out, n, published.shards[n]) for n in numbers)))
+                copied.update(each(copy_shard, ((out, n, published.shards[n]) for n in numbers)))
             case Done():
                 return published
 
@@ -109,6 +113,8 @@ def _read_index(out: str) -> tuple[bytes | None, Published]:
 
 def _on_the_cluster(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     """call(*each) as Ray tasks, as they end. Few at a time: neither the driver nor the store sees a million at once."""
+    import ray  # takes a second, for those who publish with it
+
     task = ray.remote(_said_plainly).options(num_cpus=0.5)
     waiting: list[Any] = []
     queue = iter(arguments)
@@ -119,6 +125,10 @@ def _on_the_cluster(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
             return
         ready, waiting = ray.wait(waiting)
         yield from ray.get(ready)
+
+
+def _one_by_one(call: Callable[..., T], arguments: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    return (_said_plainly(call, *each) for each in arguments)
 
 
 def _said_plainly(call: Callable[..., T], out: str, *more: Any) -> T:

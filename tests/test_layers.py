@@ -37,7 +37,7 @@ LAYERS = [
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},
     {"pipeline", "evaluation", "asking"},
-    {"training", "gallery"},
+    {"training", "gallery", "interop"},
     {"demo"},
     {"cli"},
     {"jobs"},

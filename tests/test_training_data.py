@@ -18,8 +18,9 @@ from raymask.errors import ConfigError
 from raymask.masks import encode
 from raymask.model import Category
 from raymask.schema import INSTANCES
+from raymask.sources.json_entries import MAX_JSON_DEPTH
 from raymask.training.augment import Augmentation
-from raymask.training.dataset import MAX_JSON_DEPTH, AnnotatedRows, read_rows
+from raymask.training.dataset import AnnotatedRows, read_rows
 from raymask.training.samples import Reading, batch_of, make_samples, order, sample_table, target_of
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]

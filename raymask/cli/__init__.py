@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 from raymask import __version__
 from raymask.asking.config import QueryConfig, ShellConfig
-from raymask.cli import evaluate, query, report, segment, train, upkeep, view
+from raymask.cli import evaluate, interchange, query, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
 from raymask.gallery.config import ViewConfig
+from raymask.interop.config import ExportConfig, ImportConfig
 from raymask.progress import harmless
 from raymask.reporting.config import DrawConfig, ReportConfig
 from raymask.training.config import TrainConfig
@@ -30,13 +31,15 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment.segment),
     "train": (TrainConfig, train.train),
     "evaluate": (EvaluateConfig, evaluate.evaluate),
-    "report": (ReportConfig, report.report),
-    "draw": (DrawConfig, report.draw),
-    "view": (ViewConfig, view.view),
-    "status": (StatusConfig, upkeep.status),
-    "clean": (CleanConfig, upkeep.clean),
     "query": (QueryConfig, query.query),
     "shell": (ShellConfig, query.shell),
+    "view": (ViewConfig, view.view),
+    "report": (ReportConfig, report.report),
+    "draw": (DrawConfig, report.draw),
+    "export": (ExportConfig, interchange.export),
+    "import": (ImportConfig, interchange.import_),
+    "status": (StatusConfig, upkeep.status),
+    "clean": (CleanConfig, upkeep.clean),
 }
 
 

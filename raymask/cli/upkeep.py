@@ -25,7 +25,7 @@ def status(config: StatusConfig) -> int:
         print(f"tables   published: {s.published_images:,} images, {s.instances:,} instances")
     else:
         shown = f"they show {s.published_images:,} images" if s.published_images else "none yet"
-        print(f"tables   not up to date ({shown}); the segment command, run again, finishes and publishes")
+        print(f"tables   not up to date ({shown}); the command that made it, run again, finishes and publishes")
     print(f"model    {s.model} {s.model_sha256[:8]}")
     print(f"writer   {s.writer or 'none'}")
     return DONE

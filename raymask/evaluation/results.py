@@ -70,12 +70,12 @@ def _result(row: Mapping[str, Any], image_id: int) -> dict[str, Any]:
         "image_id": image_id,
         "category_id": row["category_id"],
         "score": row["score"],
-        "bbox": _xywh(row["x_min"], row["y_min"], row["x_max"], row["y_max"]),
+        "bbox": box_xywh(row["x_min"], row["y_min"], row["x_max"], row["y_max"]),
         "segmentation": mask,
     }
 
 
-def _xywh(x_min: float, y_min: float, x_max: float, y_max: float) -> list[float]:
+def box_xywh(x_min: float, y_min: float, x_max: float, y_max: float) -> list[float]:
     """COCO's box of float32 edges, to a thousandth of a pixel, which float32 resolves in images up to 8192 pixels.
 
     Decimal coordinates, as annotations and published results have them, come back exactly; unrounded, what float32

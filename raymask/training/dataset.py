@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
-import ijson
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +28,7 @@ from raymask.output import Masks
 from raymask.published import INDEX_FILE
 from raymask.schema import footer_of
 from raymask.segmentations import to_rle
+from raymask.sources.json_entries import json_entries
 from raymask.sources.stream import anchor, said_plainly
 from raymask.storage import Folder, join, resolve
 
@@ -49,7 +49,6 @@ ROWS = pa.schema(
     ]
 )
 
-MAX_JSON_DEPTH = 10_000  # ijson takes the square of it
 MIN_BOX_SIDE = 1e-3  # pixels; the logarithm of a box's width is what the network learns
 BATCH_ROWS = 10_000
 
@@ -113,7 +112,7 @@ def _read_coco(url: str, images: str | None) -> AnnotatedRows:
     uris: list[str] = []
     sizes_hw: list[tuple[int, int]] = []
     row_of: dict[Any, int] = {}
-    for image in _entries(url, "images"):
+    for image in json_entries(url, "images"):
         size_hw = _size_hw(image)
         if not isinstance(image.get("id"), int) or not isinstance(image.get("file_name"), str):
             problems["images without id or file_name, left out"] += 1
@@ -129,7 +128,7 @@ def _read_coco(url: str, images: str | None) -> AnnotatedRows:
         raise ConfigError(f"{url} has no list 'images' with images in it; a COCO annotation file is meant")
     objects = _Objects(problems)
     seen: set[Any] = set()
-    for entry in _entries(url, "annotations"):
+    for entry in json_entries(url, "annotations"):
         number = _number(entry, "id")
         if number is None:
             problems["annotations without id, kept"] += 1
@@ -151,7 +150,7 @@ def _read_coco(url: str, images: str | None) -> AnnotatedRows:
 
 def _coco_categories(url: str, problems: Counter[str]) -> tuple[Category, ...]:
     names: dict[int, str] = {}
-    for entry in _entries(url, "categories"):
+    for entry in json_entries(url, "categories"):
         if not isinstance(entry.get("id"), int) or not isinstance(entry.get("name"), str):
             problems["categories without id or name, left out"] += 1
         elif names.setdefault(entry["id"], entry["name"]) != entry["name"]:
@@ -196,38 +195,6 @@ def _size_hw(image: Mapping[str, Any]) -> tuple[int, int] | None:
         return checked_size((image.get("height"), image.get("width")))
     except ValueError:
         return None
-
-
-def _entries(url: str, key: str) -> Iterator[dict[str, Any]]:
-    """The objects in a list at the top of a JSON file, one at a time; nothing where there is no such list."""
-    fs, path = resolve(url)
-    with said_plainly(url, "a COCO annotation file"), fs.open(path, "rb") as file:
-        for entry in ijson.items(_DepthChecked(file, url), f"{key}.item", use_float=True):
-            yield entry if isinstance(entry, dict) else {}
-
-
-class _DepthChecked:
-    """A JSON file that is a ConfigError where it is nested so deeply that it would take for ever to parse.
-
-    Brackets in text count as well.
-    """
-
-    def __init__(self, file: BinaryIO, url: str) -> None:
-        self._file = file
-        self._url = url
-        self._depth = 0
-
-    def read(self, size: int) -> bytes:
-        block = self._file.read(size)
-        letters = np.frombuffer(block, np.uint8) & ~np.uint8(0x20)  # [ and { become one, and ] and }
-        steps = (letters == ord("[")).astype(np.int8) - (letters == ord("]"))
-        depths = self._depth + np.cumsum(steps, dtype=np.int64)
-        if (depths > MAX_JSON_DEPTH).any():
-            raise ConfigError(
-                f"{self._url} is nested more than {MAX_JSON_DEPTH} deep, so it is no COCO annotation file"
-            )
-        self._depth = int(depths[-1]) if block else 0
-        return block
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
