@@ -14,14 +14,14 @@ import raymask
 ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
-    {"errors", "faults", "s3", "turns", "urls", "web"},
-    {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
-    {"fetch", "decode", "model", "tables", "segmentations", "console"},
-    {"sources", "journal", "cluster", "sandbox"},
-    {"published", "listing"},
+    {"errors", "faults", "s3", "timing", "turns", "urls", "web"},
+    {"config", "schema", "storage", "masks", "progress", "protocol", "stages", "timeline", "witness"},
+    {"fetch", "decode", "model", "tables", "segmentations", "console", "logs"},
+    {"sources", "journal", "cluster", "sandbox", "metrics", "reporting"},
+    {"published", "listing", "meter"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},
-    {"training"},
+    {"forecast", "training"},
     {"demo"},
     {"cli"},
     {"jobs"},
