@@ -124,6 +124,7 @@ def room_of(pool: Pool, tasks: int) -> Room:
         gpus=round(pool.max_workers * pool.worker_gpus),
         calls=pool.calls,
         readers=max(1.0, min(tasks, (cpus - pool.max_workers * pool.worker_cpus) / TASK_CPUS)),
+        threads=pool.worker_threads,
     )
 
 

@@ -26,12 +26,16 @@ IDLE = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What a run has. cpus: of the cluster; gpus: that it uses; calls: of model workers, readers: tasks, at once."""
+    """What a run has. cpus: of the cluster; gpus: that it uses; calls: of model workers, readers: tasks, at once.
+
+    threads: of the CPU, that the model uses in a call.
+    """
 
     cpus: float
     gpus: int
     calls: int
     readers: float
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,11 @@ class Times:
 
     def cores(self, *stages: str) -> float:
         """Cores that these stages took. Where more threads were at work than there are cores, these were shared."""
-        computing = self.at_once("decode", "pack", "encode", *(() if self.room.gpus else MODEL))
-        return self.at_once(*stages) * min(1.0, self.room.cpus / computing if computing else 1.0)
+        computing = self._threads("decode", "pack", "encode", *(() if self.room.gpus else MODEL))
+        return self._threads(*stages) * min(1.0, self.room.cpus / computing if computing else 1.0)
+
+    def _threads(self, *stages: str) -> float:
+        return sum(self.at_once(name) * (self.room.threads if name in MODEL else 1) for name in stages)
 
 
 @dataclass(frozen=True)
@@ -154,9 +161,12 @@ def _of_worker(stage: str, times: Times) -> str:
     if stage == "write":
         return f"writing the journal takes {share:.0%} of the workers' time; raise --images-per-part, or a nearer --out"
     if times.room.gpus:
-        return f"the GPUs are at work {times.device_share:.0%} of the time; add workers or GPUs"
+        what_to_do = "raise --batch-size" if times.device_share < BUSY else "add GPUs"
+        return f"the GPUs are at work {times.device_share:.0%} of the time; {what_to_do}"
     cores = times.cores(*MODEL)
-    return f"{cores:.1f} of {times.room.cpus:g} cores predict; add cores, machines or a GPU"
+    are_idle = times.cores("decode", "pack", "encode", *MODEL) < BUSY * times.room.cpus
+    what_to_do = "add workers (--workers)" if are_idle else "add cores, machines or a GPU"
+    return f"{cores:.1f} of {times.room.cpus:g} cores predict; {what_to_do}"
 
 
 def _cores_to_add(times: Times) -> str:

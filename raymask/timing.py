@@ -28,7 +28,7 @@ T = TypeVar("T")
 # Stretches of a stage this close to each other are shown as one, and shorter ones not at all: files are fetched one by
 # one and decoded in groups.
 GAP_S = 1e-3
-SHORTEST_S = 50e-6
+SHORTEST_S = 0.5e-3
 
 
 class Span(NamedTuple):
@@ -99,7 +99,7 @@ class Stopwatch:
             ended_s=time.time(),
             seconds=self._seconds,
             amounts=self._amounts,
-            spans=[Span(name, start_s, end_s - start_s) for name, start_s, end_s in self._spans],
+            spans=[Span(s[0], s[1], _seconds(s)) for s in self._spans if _seconds(s) >= SHORTEST_S],
         )
         self._began_s = taken.ended_s
         self._clear()
@@ -120,13 +120,16 @@ class Stopwatch:
         self._since_s = now_s
 
     def _draw(self, name: str, start_s: float, end_s: float) -> None:
-        if self._spans:
-            before, before_start_s, before_end_s = self._spans[-1]
-            if before == name and start_s - before_end_s < GAP_S:
-                self._spans[-1] = (name, before_start_s, end_s)
-                return
-        if end_s - start_s >= SHORTEST_S:
+        if len(self._spans) > 1 and self._spans[-2][0] == name and _seconds(self._spans[-1]) < SHORTEST_S:
+            self._spans.pop()
+        if self._spans and self._spans[-1][0] == name and start_s - self._spans[-1][2] < GAP_S:
+            self._spans[-1] = (name, self._spans[-1][1], end_s)
+        else:
             self._spans.append((name, start_s, end_s))
+
+
+def _seconds(span: tuple[str, float, float]) -> float:
+    return span[2] - span[1]
 
 
 _of_thread = threading.local()

@@ -23,6 +23,7 @@ from raymask.timeline import Timeline
 from raymask.timing import Idleness, Span, Taken, count, each, stage, stopwatch
 
 CPUS = Room(cpus=2, gpus=0, calls=2, readers=2)
+CORES = Room(cpus=16, gpus=0, calls=1, readers=8, threads=4)
 GPUS = Room(cpus=16, gpus=2, calls=4, readers=56)
 
 
@@ -122,11 +123,13 @@ def times(room: Room, segment_s: float, wait_s: float = 0.0, start_s: float = 1.
             "decode-bound: 16.0 of 16 cores decode, model workers wait 75% of their time; add 24 CPU cores a GPU",
         ),
         (times(GPUS, 100, wait_s=300, compute=100, decode=600, fetch=3000), "fetch", "fetch-bound: model workers wait"),
-        (times(GPUS, 100, wait_s=20, compute=380), "predict", "predict-bound: the GPUs are at work 100% of the time"),
+        (times(GPUS, 100, wait_s=20, compute=380), "predict", "the GPUs are at work 100% of the time; add GPUs"),
+        (times(GPUS, 100, wait_s=20, predict=280, compute=80), "predict", "40% of the time; raise --batch-size"),
         (times(GPUS, 100, wait_s=10, compute=100, encode=290), "encode", "masks to RLE take 74% of the workers' time"),
         (times(GPUS, 100, wait_s=10, compute=100, write=290), "write", "writing the journal takes 74%"),
         (times(GPUS, 100, wait_s=300, compute=10, decode=100), "hand-over", "hand-over-bound: model workers wait 97%"),
         (times(CPUS, 100, compute=199, decode=20), "predict", "1.8 of 2 cores predict; add cores, machines or a GPU"),
+        (times(CORES, 100, compute=99), "predict", "4.0 of 16 cores predict; add workers (--workers)"),
         (times(CPUS, 100, wait_s=150, compute=50, decode=150), "decode", "1.5 of 2 cores decode"),
         (times(CPUS, 100, wait_s=10, compute=90, decode=190), "decode", "1.4 of 2 cores decode, more than predict"),
         (times(CPUS, 20, start_s=80, compute=39), "start", "short run: 78% of the time was start-up"),
