@@ -51,8 +51,8 @@ def segment(source: str, *, out: str, **options: Any) -> Summary:
 
     options: the fields of `raymask.config.SegmentConfig`, the same as the flags of `raymask segment`.
     """
+    from raymask.logs import reporter_of
     from raymask.pipeline import segment as run
-    from raymask.reporting import reporter_of
 
     config = SegmentConfig(source=source, out=out, **options)
     with reporter_of(config) as report:

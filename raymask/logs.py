@@ -6,6 +6,7 @@ fields of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -14,8 +15,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
+from raymask.config import SegmentConfig
+from raymask.console import ConsoleReporter
 from raymask.errors import known_cause
-from raymask.progress import new_run_id
+from raymask.progress import Reporter, Silent, new_run_id
 from raymask.urls import without_credentials
 
 PROGRESS_EVERY_S = 10.0
@@ -70,3 +73,10 @@ class LogReporter:
             return False
         self._last_progress_s = now_s
         return True
+
+
+def reporter_of(config: SegmentConfig) -> contextlib.AbstractContextManager[Reporter]:
+    """Lines for a person, JSON lines for `log_json`, and nothing for `quiet`, though `log_json` still says errors."""
+    if config.log_json:
+        return LogReporter(only_errors=config.quiet)
+    return contextlib.nullcontext(Silent()) if config.quiet else ConsoleReporter()

@@ -16,8 +16,8 @@ ROOT = Path(raymask.__file__).parent
 LAYERS = [
     {"errors", "faults", "s3", "timing", "turns", "urls", "web"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "stages", "timeline", "witness"},
-    {"fetch", "decode", "model", "tables", "segmentations", "console", "logs"},
-    {"sources", "journal", "cluster", "sandbox", "metrics", "reporting"},
+    {"fetch", "decode", "model", "tables", "segmentations", "console"},
+    {"sources", "journal", "cluster", "sandbox", "logs", "metrics"},
     {"published", "listing", "meter"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},

@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
 
 
 def segment(config: SegmentConfig) -> int:
+    from raymask.logs import reporter_of
     from raymask.pipeline import plan
     from raymask.pipeline import segment as run
-    from raymask.reporting import reporter_of
 
     with reporter_of(config) as report:
         if config.dry_run:
