@@ -202,3 +202,28 @@ def test_wrong_options_of_a_plan_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             PlanConfig(**{"source": "a", **options})  # type: ignore[arg-type]
+
+
+class Mark:
+    """An event of CUDA's, at a time of the device's."""
+
+    def __init__(self, at_ms: float) -> None:
+        self.at_ms = at_ms
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: Mark) -> float:
+        return later.at_ms - self.at_ms
+
+
+def test_what_a_device_does_for_two_threads_counts_once() -> None:
+    import torch
+
+    from raymask.model.device_time import DeviceTime
+
+    device_time = DeviceTime(torch.device("cpu"))
+    assert device_time.between(device_time.mark(), device_time.mark()) == 0
+    stretches = [(0, 100), (50, 150), (60, 140), (200, 300), (250, 260)]
+    found_s = [device_time.between(Mark(start), Mark(end)) for start, end in stretches]
+    assert found_s == pytest.approx([0.1, 0.05, 0, 0.1, 0])
