@@ -74,17 +74,16 @@ class Meter:
             return
         recent = self._recent.amounts
         metrics.set("raymask_pending_images", self._pending)
-        metrics.set("raymask_queue_images", recent["queued_image_s"] / passed_s)
         metrics.set("raymask_batch_images", recent["images"] / (recent["passes"] or recent["calls"]))
-        metrics.set("raymask_device_busy_ratio", self._recent.times(self._room, {"segment": passed_s}).device_share)
+        # Once all is done nothing waits or is at work, and nobody would say so later.
+        times, at_work = self._recent.times(self._room, {"segment": passed_s}), float(self._pending > 0)
+        metrics.set("raymask_queue_images", at_work * recent["queued_image_s"] / passed_s)
+        metrics.set("raymask_device_busy_ratio", at_work * times.device_share)
         self._recent, self._recent_since_s = _Sums(), time.time()
 
     def ends(self) -> Times:
         """The run is at its end, however it ended; where its time went."""
         self.phase(None)
-        if self._metrics is not None:
-            for name in ("raymask_queue_images", "raymask_device_busy_ratio"):
-                self._metrics.set(name, 0.0)
         phases: defaultdict[str, float] = defaultdict(float)
         for span in self._phases:
             workers_s = 0.0  # until the first worker was up
