@@ -67,7 +67,9 @@ def test_without_a_stopwatch_nothing_is_counted() -> None:
     with stopwatch("read") as outer:
         with stopwatch("model") as inner:
             count("images")
-        assert (outer.take().amounts, inner.take().amounts) == ({}, {"images": 1})
+        count("files", 3)
+    count("files")
+    assert (outer.take().amounts, inner.take().amounts) == ({"files": 3}, {"images": 1})
 
 
 def test_a_stage_that_raises_is_at_its_end(clock: list[float]) -> None:
