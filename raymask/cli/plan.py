@@ -26,11 +26,10 @@ def plan(config: PlanConfig) -> int:
 
 
 def forecast_text(source: str, found: Forecast) -> str:
-    from raymask.progress import duration_text
     from raymask.stages import bottleneck
 
     low, high = found.images_per_s_range
-    shortest, longest = map(duration_text, found.seconds_range)
+    shortest, longest = map(time_text, found.seconds_range)
     failed = f", {found.sampled_failed:,} failed" if found.sampled_failed else ""
     lines = [
         f"source   {found.source.text(source)}",
@@ -38,7 +37,7 @@ def forecast_text(source: str, found: Forecast) -> str:
         f"measured {found.sampled:,} images on {machines_text(found.measured_machines)}{failed}: "
         f"{found.images_per_s:,.1f} images/s ({low:,.1f} to {high:,.1f})",
         f"         {bottleneck(found.times).text}",
-        f"takes    {duration_text(found.seconds)} ({shortest} to {longest}) on {machines_text(found.machines)}",
+        f"takes    {time_text(found.seconds)} ({shortest} to {longest}) on {machines_text(found.machines)}",
     ]
     if found.cost is not None and found.cost_range is not None:
         cheapest, dearest = found.cost_range
@@ -47,6 +46,13 @@ def forecast_text(source: str, found: Forecast) -> str:
             f"at {found.price_per_hour:,.2f} a machine and hour"
         )
     return "\n".join(lines)
+
+
+def time_text(seconds: float) -> str:
+    """`5:12` minutes, and from two hours on `12.3 hours`."""
+    from raymask.progress import duration_text
+
+    return duration_text(seconds) if seconds < 2 * 3600 else f"{seconds / 3600:,.1f} hours"
 
 
 def machines_text(count: int) -> str:
