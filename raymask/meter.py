@@ -29,7 +29,7 @@ class Meter:
         self._pending = 0
         self._all, self._recent = _Sums(), _Sums()
         self._recent_since_s = 0.0
-        self._first_call_s: float | None = None
+        self._first_call_s = self._first_read_s = float("inf")
         self._phases: list[Span] = []
         self._phase: tuple[str, float] | None = None
 
@@ -52,7 +52,8 @@ class Meter:
         """A part is written. timings: JSON of `Taken`, of the call that wrote it and of the tasks that read for it."""
         taken = [Taken.parse(text) for text in timings]
         began_s = min((one.began_s for one in taken if one.role == "model"), default=time.time())
-        self._first_call_s = min(self._first_call_s or began_s, began_s)
+        self._first_call_s = min(self._first_call_s, began_s)
+        self._first_read_s = min([self._first_read_s, *(one.began_s for one in taken if one.role == "read")])
         for sums in (self._all, self._recent):
             sums.add(images, began_s, taken)
         if self._timeline is not None:
@@ -85,13 +86,15 @@ class Meter:
         """The run is at its end, however it ended; where its time went."""
         self.phase(None)
         phases: defaultdict[str, float] = defaultdict(float)
+        reading_s = 0.0
         for span in self._phases:
             workers_s = 0.0  # until the first worker was up
-            if span.stage == "segment" and self._first_call_s is not None:
-                workers_s = min(max(0.0, self._first_call_s - span.start_s), span.seconds)
+            if span.stage == "segment" and self._first_call_s < span.start_s + span.seconds:
+                workers_s = max(0.0, self._first_call_s - span.start_s)
+                reading_s = span.start_s + span.seconds - self._first_read_s
             phases["start"] += workers_s
             phases[span.stage] += span.seconds - workers_s
-        return self._all.times(self._room, phases)
+        return self._all.times(self._room, phases, reading_s)
 
     def timeline_json(self) -> bytes:
         """The file of `--profile`, of a meter with a timeline."""
@@ -136,11 +139,12 @@ class _Sums:
             waited_s = max(0.0, began_s - one.ended_s)
             self.amounts["queued_image_s"] += one.amounts.get("read", 0.0) * waited_s
 
-    def times(self, room: Room, phases: Mapping[str, float]) -> Times:
+    def times(self, room: Room, phases: Mapping[str, float], reading_s: float = 0.0) -> Times:
         return Times(
             room=room,
             phases=dict(phases),
             seconds=dict(self.seconds),
+            reading_s=reading_s,
             wait_s=self.amounts["wait_s"],
             device_s=self.amounts["device_s"],
             requests=int(self.amounts["requests"]),

@@ -43,13 +43,15 @@ class Times:
     """Where the time of a run went.
 
     phases: seconds of the run by `PHASES`, the start of model workers in "start". seconds: by `STAGES`, of all
-    processes. wait_s: that model workers had nothing to do, after their first images. device_s: that GPUs were at work.
-    requests, request_s: to a store, and the seconds until each was answered. images, bytes: that went through.
+    processes. reading_s: from the first task that read on, which begins before the first worker is up. wait_s: that
+    model workers had nothing to do, after their first images. device_s: that GPUs were at work. requests, request_s: to
+    a store, and the seconds until each was answered. images, bytes: that went through.
     """
 
     room: Room
     phases: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    reading_s: float = 0.0
     wait_s: float = 0.0
     device_s: float = 0.0
     requests: int = 0
@@ -67,12 +69,13 @@ class Times:
 
     @property
     def segment_s(self) -> float:
-        """Seconds in which images went through; never 0."""
+        """Seconds in which images went through workers; never 0."""
         return max(self.phases.get("segment", 0.0), 1e-9)
 
     def at_once(self, *stages: str) -> float:
         """How many processes or threads were at these stages at a time, on average."""
-        return self.of(*stages) / self.segment_s
+        reading_s = max(self.reading_s, self.segment_s)
+        return sum(self.of(name) / (reading_s if name in READING else self.segment_s) for name in stages)
 
     @property
     def worker_share(self) -> float:
@@ -189,10 +192,9 @@ def stage_table(times: Times) -> str:
     if not times.images:
         return ""
     phases = ", ".join(f"{name} {times.phases.get(name, 0.0):,.1f} s" for name in PHASES)
-    rows = [(name, times.of(name)) for name in STAGES if times.of(name)]
-    rows.append(("wait", times.wait_s))
+    rows = [(name, times.of(name), times.at_once(name)) for name in STAGES if times.of(name)]
+    rows.append(("wait", times.wait_s, times.wait_s / times.segment_s))
     lines = [f"time     {phases}", "stage        seconds   ms an image   at once"]
-    for name, seconds in rows:
-        an_image, at_once = 1000 * seconds / times.images, seconds / times.segment_s
-        lines.append(f"  {name:<10} {seconds:>7,.1f}   {an_image:>11,.2f}   {at_once:>7,.2f}")
+    for name, seconds, at_once in rows:
+        lines.append(f"  {name:<10} {seconds:>7,.1f}   {1000 * seconds / times.images:>11,.2f}   {at_once:>7,.2f}")
     return "\n".join(lines)
