@@ -34,10 +34,23 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """Which images go through which model, and how."""
+class FromSource:
+    """Where the images are."""
 
     source: str = option("images to segment: folder, glob, URL, manifest, COCO JSON, Parquet, tar", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToOutput(FromSource):
+    """Where the tables go; a class of its own, so that the two stand side by side in help and job files."""
+
+    out: str = option("output folder or URL", metavar="URL", group="what")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(FromSource):
+    """Which images go through which model, and how."""
+
     weights: str | None = option(
         "model folder, weights file (.pth, .safetensors) or torchvision weights name; default: torchvision's COCO "
         "weights of --model",
@@ -153,7 +166,7 @@ class Workload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(Workload):
+class SegmentConfig(Workload, ToOutput):
     """Segment images into tables of masks.
 
     SOURCE is a folder, a file or a glob (local or any fsspec URL such as s3://), a manifest with a `uri` column
@@ -161,7 +174,6 @@ class SegmentConfig(Workload):
     WebDataset tar shards. Run the same command again to resume, or to add images that are new in the source.
     """
 
-    out: str = option("output folder or URL", metavar="URL", group="output")
     images_per_part: int | None = option(
         "images a worker is handed at once and writes as one part of the journal; default: 32 on a CPU, 64 on a GPU",
         default=None,
