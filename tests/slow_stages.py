@@ -23,7 +23,7 @@ from typing import Any
 from raymask.decode import decode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SLOW_S = 0.05
+SLOW_S = 0.1
 
 
 def slowly(stage: str, images: int = 1) -> None:
