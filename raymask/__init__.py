@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
+    from raymask.forecast.forecast import Forecast
     from raymask.interop.config import ExportFormat, ImportFormat
     from raymask.interop.exporting import ExportSummary
     from raymask.interop.importing import ImportSummary
@@ -50,6 +51,7 @@ __all__ = [
     "open",
     "query",
     "report",
+    "plan",
     "segment",
     "status",
     "train",
@@ -62,15 +64,23 @@ def segment(source: str, *, out: str, **options: Any) -> Summary:
 
     options: the fields of `raymask.config.SegmentConfig`, the same as the flags of `raymask segment`.
     """
-    from raymask.console import ConsoleReporter
+    from raymask.logs import reporter_of
     from raymask.pipeline import segment as run
-    from raymask.progress import Silent
 
     config = SegmentConfig(source=source, out=out, **options)
-    if config.quiet:
-        return run(config, Silent())
-    with ConsoleReporter() as report:
+    with reporter_of(config) as report:
         return run(config, report)
+
+
+def plan(source: str, **options: Any) -> Forecast:
+    """How long a run over `source` would take and what it would cost, from a sample of it that is segmented now.
+
+    options: the fields of `raymask.forecast.config.PlanConfig`, the same as the flags of `raymask plan`.
+    """
+    from raymask.forecast.config import PlanConfig
+    from raymask.forecast.forecast import forecast
+
+    return forecast(PlanConfig(source=source, **options))
 
 
 def train(data: str, *, out: str, **options: Any) -> TrainSummary:

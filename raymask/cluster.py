@@ -23,6 +23,7 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from raymask.errors import ConfigError, RaymaskError
+from raymask.stages import Room
 
 # Reading, fetching, decoding and writing mostly wait for a store or for room: four such tasks share a core.
 TASK_CPUS = 0.25
@@ -111,6 +112,19 @@ def plan_pool(workers: tuple[int, int] | None) -> Pool:
         worker_threads=max(1, int(cores) // calls),
         concurrent_calls=calls,
         images_per_part=CPU_IMAGES_PER_PART,
+    )
+
+
+def room_of(pool: Pool, tasks: int) -> Room:
+    """What the connected cluster has for a run with these workers, and so many tasks that read."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus = resources.get("CPU", 1.0)
+    return Room(
+        cpus=cpus,
+        gpus=round(pool.max_workers * pool.worker_gpus),
+        calls=pool.calls,
+        readers=max(1.0, min(tasks, (cpus - pool.max_workers * pool.worker_cpus) / TASK_CPUS)),
+        threads=pool.worker_threads,
     )
 
 

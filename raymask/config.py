@@ -43,16 +43,23 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
-    """Segment images into tables of masks.
-
-    SOURCE is a folder, a file or a glob (local or any fsspec URL such as s3://), a manifest with a `uri` column
-    (Parquet, CSV, JSON Lines), a COCO annotation file, a Parquet table with encoded images in a column, or
-    WebDataset tar shards. Run the same command again to resume, or to add images that are new in the source.
-    """
+class FromSource:
+    """Where the images are."""
 
     source: str = option("images to segment: folder, glob, URL, manifest, COCO JSON, Parquet, tar", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToOutput(FromSource):
+    """Where the tables go; a class of its own, so that the two stand side by side in help and job files."""
+
     out: str = option("output folder or URL", metavar="URL", group="what")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(FromSource):
+    """Which images go through which model, and how."""
+
     weights: str | None = option(
         "model folder, weights file (.pth, .safetensors) or torchvision weights name; default: torchvision's COCO "
         "weights of --model",
@@ -145,6 +152,37 @@ class SegmentConfig:
         group="speed",
     )
 
+    def __post_init__(self) -> None:
+        require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
+        check_urls(self)
+        for name in ("min_score", "nms", "mask_threshold"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
+        check_positive(self, "max_pixels", "max_bytes", "max_detections", "proposals", "min_size", "max_size")
+        check_positive(self, "batch_size")
+        if self.min_size is not None and self.max_size is not None:
+            require(self.min_size <= self.max_size, f"--min-size {self.min_size} is above --max-size {self.max_size}")
+        require(
+            self.precision in ("auto", "fp32", "bf16"),
+            f"--precision is {self.precision!r}; auto, fp32 or bf16 is meant",
+        )
+        require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
+        self.worker_range()
+
+    def worker_range(self) -> tuple[int, int] | None:
+        """`--workers` as (min, max); None when it is left to the cluster."""
+        return worker_bounds(self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig(Workload, ToOutput):
+    """Segment images into tables of masks.
+
+    SOURCE is a folder, a file or a glob (local or any fsspec URL such as s3://), a manifest with a `uri` column
+    (Parquet, CSV, JSON Lines), a COCO annotation file, a Parquet table with encoded images in a column, or
+    WebDataset tar shards. Run the same command again to resume, or to add images that are new in the source.
+    """
+
     images_per_part: int | None = option(
         "images a worker is handed at once and writes as one part of the journal; default: 32 on a CPU, 64 on a GPU",
         default=None,
@@ -164,41 +202,22 @@ class SegmentConfig:
     report: bool = option("write a page about the output at the end, report.html in it", default=False, group="output")
     dry_run: bool = option("say what would be done, and do nothing", default=False, group="output")
     quiet: bool = option("print nothing but errors", default=False, group="output")
+    log_json: bool = option(
+        "say how the run goes as JSON lines on standard error, each with the run's id", default=False, group="output"
+    )
+    profile: str | None = option(
+        "write what every process did when to this file, for https://ui.perfetto.dev",
+        default=None,
+        metavar="FILE",
+        group="output",
+    )
     allow_open_cluster: bool = option(OPEN_CLUSTER, default=False, group="output")
 
     def __post_init__(self) -> None:
-        require(bool(self.source), "SOURCE is empty; name a folder, a URL or a manifest")
         require(bool(self.out), "--out is empty; name a folder or a URL for the tables")
-        check_urls(self)
-        for name in ("min_score", "nms", "mask_threshold"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"{flag(name)} is {value}; it lies between 0 and 1")
-        for name in (
-            "max_pixels",
-            "max_bytes",
-            "max_detections",
-            "proposals",
-            "min_size",
-            "max_size",
-            "batch_size",
-            "images_per_part",
-            "images_per_file",
-        ):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
-        if self.min_size is not None and self.max_size is not None:
-            require(self.min_size <= self.max_size, f"--min-size {self.min_size} is above --max-size {self.max_size}")
-        require(
-            self.precision in ("auto", "fp32", "bf16"),
-            f"--precision is {self.precision!r}; auto, fp32 or bf16 is meant",
-        )
+        super().__post_init__()
+        check_positive(self, "images_per_part", "images_per_file")
         require(self.max_failed is None or self.max_failed >= 0, "--max-failed cannot be negative")
-        require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
-        self.worker_range()
-
-    def worker_range(self) -> tuple[int, int] | None:
-        """`--workers` as (min, max); None when it is left to the cluster."""
-        return worker_bounds(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +295,13 @@ def check_urls(config: Any) -> None:
             f"{name} is on a web server: {value}; download it, or use `raymask segment --allow-http` where images are "
             f"segmented",
         )
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """ConfigError if one of these options is given and below 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
 
 
 def require(condition: bool, message: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from raymask.progress import harmless, progress_text
+from raymask.progress import harmless, new_run_id, progress_text
 
 PLAIN_EVERY_S = 10.0
 
@@ -19,6 +20,7 @@ class ConsoleReporter:
     """Says it on standard error, so that standard output stays free for results. A context manager."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        self.run_id = new_run_id()
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn())
         self._progress = Progress(*columns, console=self._console, transient=True, refresh_per_second=2)
@@ -46,6 +48,9 @@ class ConsoleReporter:
         if self._started_s is None:
             self._started_s, self._first_done = now_s, done
         self.live(progress_text(done, failed, total, done - self._first_done, now_s - self._started_s), done, total)
+
+    def done(self, facts: Mapping[str, Any]) -> None:
+        pass  # what a person reads of it is the command's to print
 
     def live(self, text: str, done: int, total: int) -> None:
         now_s = time.monotonic()

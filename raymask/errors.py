@@ -22,6 +22,13 @@ class OutputError(RaymaskError):
     """The output folder cannot be used: made with another model, held by another run, or not an output at all."""
 
 
+def known_cause(error: BaseException | None) -> RaymaskError | None:
+    """The first error of raymask's own among an exception and those behind it; None if raymask does not know it."""
+    while error is not None and not isinstance(error, RaymaskError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 class ErrorKind(StrEnum):
     """Why an image failed. The list is closed: readers of the tables may rely on it."""
 

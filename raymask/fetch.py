@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tarfile
 import threading
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from raymask.errors import ConfigError, ErrorKind, Failure
 from raymask.faults import is_about_credentials, is_refusal
 from raymask.storage import local_path, read_version, resolve, retried, said, stat
+from raymask.timing import count
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,8 +74,14 @@ def fetch(places: Iterable[Place], *, max_bytes: int) -> Iterator[Fetched | Fail
 
 
 def _fetch_ahead(places: list[Place], max_bytes: int) -> Iterator[Fetched | Failure]:
+    def answered(place: Place) -> tuple[Fetched | Failure, float]:
+        start_s = time.perf_counter()
+        return fetch_one(place, max_bytes=max_bytes), time.perf_counter() - start_s
+
     with ThreadPoolExecutor(REQUESTS_AT_ONCE, "fetch") as pool:
-        for _, result in ahead(pool, lambda p: fetch_one(p, max_bytes=max_bytes), places, REQUESTS_AT_ONCE):
+        for _, (result, seconds) in ahead(pool, answered, places, REQUESTS_AT_ONCE):
+            count("requests")
+            count("request_s", seconds)
             yield result
 
 

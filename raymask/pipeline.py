@@ -29,7 +29,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raymask
-from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session
+from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session, room_of
 from raymask.config import SegmentConfig
 from raymask.decode import Image, keep_freed_memory
 from raymask.errors import Failure, OutputError, RaymaskError
@@ -49,13 +49,15 @@ from raymask.journal import (
 from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
 from raymask.listing import Found, add_listing, look_at_source
+from raymask.meter import Meter, metered
 from raymask.progress import Reporter, Silent
 from raymask.protocol import Work, work_to_do
-from raymask.published import Published
 from raymask.publishing import publish
 from raymask.sandbox import DECODER, borrowed_sandbox
+from raymask.stages import Times, bottleneck
 from raymask.storage import Folder, join, used_plainly
-from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of
+from raymask.tables import DecodedRow, decoded_table, part_table, pixels_of, timed
+from raymask.timing import Idleness, count, each, stage, stopwatch
 from raymask.witness import Watched, Witness
 
 if TYPE_CHECKING:
@@ -71,9 +73,10 @@ DEVICE_FAULT = 70  # exit code of a worker whose device has failed
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. images, ok, failed, errors and instances are of the whole output, processed of this run."""
+    """How a run ended. images, ok, failed, errors and instances are of the whole output, the others of this run."""
 
     out: str
+    run_id: str
     images: int
     ok: int
     failed: int
@@ -82,6 +85,13 @@ class Summary:
     processed: int
     elapsed_s: float
     segment_s: float
+    times: Times
+
+    def facts(self) -> dict[str, Any]:
+        """What a log says of it."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("run_id", "times")}
+        words = bottleneck(self.times).text
+        return {**plain, "phases_s": self.times.phases, "stages_s": self.times.seconds, "bottleneck": words}
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,8 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
     started_s = time.monotonic()
     folder = journal_folder(config.out)
     with ThreadPoolExecutor(1) as beside, contextlib.ExitStack() as stack:
+        meter = stack.enter_context(metered(report.run_id, config.profile))
+        meter.phase("start")
         loading = beside.submit(_load_model, config)  # torch takes as long to import as Ray to start
         stack.enter_context(ray_session(config.allow_open_cluster))
         model = loading.result()
@@ -117,18 +129,36 @@ def segment(config: SegmentConfig, report: Reporter | None = None, pool: Pool | 
         there = read_run(config.out)
         if there is not None:
             check_same(config.out, there, run)
+        meter.phase("list")
         manifest = add_listing(config, report)
         run = create_run(config.out, run)  # or the one there is, whose files go on as they were cut
         index = scan_parts(folder, manifest.rows)
         again = read_outcomes(folder, index).failed if config.retry_failed else None
         work = work_to_do(index.done, index.attempt, again)
+        meter.phase("segment")
         segmenting_s = time.monotonic()
-        processed = process(config, model, manifest, work, report, pool)
+        processed = process(config, model, manifest, work, report, pool, meter)
         segment_s = time.monotonic() - segmenting_s
+        meter.phase("publish")
         published = publish(config.out, run, manifest)
+        meter.phase("end")
+    summary = Summary(
+        out=config.out,
+        run_id=report.run_id,
+        images=published.images,
+        ok=published.ok,
+        failed=published.failed,
+        errors=published.errors,
+        instances=published.instances,
+        processed=processed,
+        elapsed_s=time.monotonic() - started_s,
+        segment_s=segment_s,
+        times=meter.ends(),
+    )
     if config.report:
         report_on(config)
-    return _summary(config.out, published, processed, time.monotonic() - started_s, segment_s)
+    report.done(summary.facts())
+    return summary
 
 
 def report_on(config: SegmentConfig) -> None:
@@ -186,7 +216,8 @@ def process(
     manifest: Manifest,
     work: Work,
     report: Reporter,
-    pool: Pool | None = None,
+    pool: Pool | None,
+    meter: Meter,
 ) -> int:
     """Bring the wanted images through the model into the journal; returns how many there were.
 
@@ -213,6 +244,7 @@ def process(
         rows_per_block=images_per_part,
         decoder=DECODER,
     )
+    meter.begins(pending, room_of(pool, len(images.chunks)))
     workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
     rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
     rows = rows.map_batches(
@@ -245,6 +277,7 @@ def process(
                 raise OutputError(committed["error"])
             done += committed["images"]
             failed += committed["failed"]
+            meter.committed(committed["images"], committed["failed"], committed["timings"])
         report.images(done, failed, total)
     return pending
 
@@ -368,21 +401,25 @@ def read_images(
     first_bit = first_ordinal % 8
     bits = np.unpackbits(ray.get(wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
     flags = bits[first_bit : first_bit + rows].astype(bool)
-    with used_plainly(folder.url):
-        listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
-    places = [
-        Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"])
-        if as_listed or r["container"]
-        else Place(r["uri"])
-        for r in listed
-    ]
-    with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
-        fetched = fetch(places, max_bytes=max_bytes)
-        files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
-        for block in sandbox.blocks(files, rows_per_block):
-            yield decoded_table(
-                [decoded_row(r["ordinal"], r["uri"], image, size, etag) for (r, size, etag), image in block]
-            )
+    with stopwatch("read") as watch:
+        with used_plainly(folder.url), stage("fetch"):
+            listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
+        places = [
+            Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"])
+            if as_listed or r["container"]
+            else Place(r["uri"])
+            for r in listed
+        ]
+        with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
+            fetched = each("fetch", fetch(places, max_bytes=max_bytes))
+            files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
+            for block in each("decode", sandbox.blocks(files, rows_per_block)):
+                with stage("pack"):
+                    table = decoded_table(
+                        [decoded_row(r["ordinal"], r["uri"], image, size, etag) for (r, size, etag), image in block]
+                    )
+                count("read", table.num_rows)
+                yield timed(table, watch.take().to_json())
 
 
 def _without_data(
@@ -391,6 +428,7 @@ def _without_data(
     """What a row of the tables says of a file, and beside it the file, which need not be held as long."""
     if isinstance(fetched, Failure):
         return (row, None, None), fetched
+    count("bytes", len(fetched.data))
     return (row, len(fetched.data), fetched.etag), fetched.data
 
 
@@ -401,7 +439,15 @@ def decoded_row(ordinal: int, uri: str, image: Image | Failure, size: int | None
     return DecodedRow(ordinal, uri, image.pixels, image.format, size, etag)
 
 
-COUNTS = pa.schema([("images", pa.int64()), ("failed", pa.int64()), ("error", pa.string()), ("trace", pa.string())])
+COUNTS = pa.schema(
+    [
+        ("images", pa.int64()),
+        ("failed", pa.int64()),
+        ("error", pa.string()),
+        ("trace", pa.string()),
+        ("timings", pa.list_(pa.string())),  # JSON of `Taken`, of this call and of the tasks that read for it
+    ]
+)
 
 
 class Worker:
@@ -425,6 +471,7 @@ class Worker:
         self._folder = folder
         self._attempt = attempt
         self._predict = Watched(self.predict, _RemoteWitness(witness))
+        self._idleness = Idleness(pool.concurrent_calls)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """One row of `COUNTS`, which is all that goes back to the driver; what is raised goes that way too.
@@ -434,22 +481,26 @@ class Worker:
         images = failed = 0
         error: str | None = None
         trace: str | None = None
-        try:
-            images, failed = self.commit(decoded)
-        except RaymaskError as raised:
-            error = str(raised)
-        except Exception as raised:  # a fault of the program's
-            error, trace = repr(raised), traceback.format_exc()
-        return pa.table([[images], [failed], [error], [trace]], schema=COUNTS)
+        with stopwatch("model") as watch, self._idleness.interrupted():
+            try:
+                images, failed = self.commit(decoded)
+            except RaymaskError as raised:
+                error = str(raised)
+            except Exception as raised:  # a fault of the program's
+                error, trace = repr(raised), traceback.format_exc()
+        timings = [*decoded.column("timing").drop_null().to_pylist(), watch.take().to_json()]
+        return pa.table([[images], [failed], [error], [trace], [timings]], schema=COUNTS)
 
     def commit(self, decoded: pa.Table) -> tuple[int, int]:
         """Write the part of these images; returns how many there are and how many of them failed."""
         images = pixels_of(decoded)
         ordinals = decoded.column("ordinal").to_pylist()
-        found = self._predict({ordinals[row]: pixels for row, pixels in images.items()})
-        rows = part_table(decoded, {row: found[ordinals[row]] for row in images}, self._categories)
+        with stage("predict"):
+            found = self._predict({ordinals[row]: pixels for row, pixels in images.items()})
+        with stage("encode"):
+            rows = part_table(decoded, {row: found[ordinals[row]] for row in images}, self._categories)
         if rows.num_rows:
-            with used_plainly(self._out):
+            with used_plainly(self._out), stage("write"):
                 write_part(self._folder, rows, self._attempt)
         return rows.num_rows, rows.num_rows - rows.column("error").null_count
 
@@ -489,17 +540,3 @@ class _RemoteWitness:
 def _model_options(config: SegmentConfig) -> dict[str, Any]:
     names = ("min_score", "nms", "max_detections", "proposals", "mask_threshold", "min_size", "max_size")
     return {name: getattr(config, name) for name in names}
-
-
-def _summary(out: str, published: Published, processed: int, elapsed_s: float, segment_s: float) -> Summary:
-    return Summary(
-        out=out,
-        images=published.images,
-        ok=published.ok,
-        failed=published.failed,
-        errors=published.errors,
-        instances=published.instances,
-        processed=processed,
-        elapsed_s=elapsed_s,
-        segment_s=segment_s,
-    )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    """Where a run says how far it is."""
+    """Where a run says how far it is. run_id: what names the run in logs, metrics and timelines."""
+
+    run_id: str
 
     def say(self, line: str) -> None:
         """A line that stays."""
@@ -20,9 +25,21 @@ class Reporter(Protocol):
         """How far the run is, in the caller's own words; replaces what was said so before."""
         ...
 
+    def done(self, facts: Mapping[str, Any]) -> None:
+        """The run has ended well; facts about it by name, for programs."""
+        ...
+
+
+def new_run_id() -> str:
+    """`20261121-081500-5f3a`: the time (UTC), and four digits by chance."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
 
 class Silent:
     """Says nothing."""
+
+    def __init__(self) -> None:
+        self.run_id = new_run_id()
 
     def say(self, line: str) -> None:
         pass
@@ -31,6 +48,9 @@ class Silent:
         pass
 
     def live(self, text: str, done: int, total: int) -> None:
+        pass
+
+    def done(self, facts: Mapping[str, Any]) -> None:
         pass
 
 

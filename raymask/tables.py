@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from raymask.errors import Failure
 from raymask.schema import IMAGES, INSTANCE_FIELDS, INSTANCES, MASK, OUTCOME_FIELDS, PART, image_id
 
-# An image between decoding and the model: uint8 RGB, row by row, with its height and width beside it.
+# An image between decoding and the model: uint8 RGB, row by row, with its height and width beside it. timing: in the
+# first row of a table what it took to make it, see `raymask.timing.Taken`.
 DECODED = pa.schema(
     [
         *(f for f in PART if f.name not in ("status", "instances")),
         pa.field("pixels", pa.large_binary()),
+        pa.field("timing", pa.string()),
     ]
 )
 
@@ -79,7 +81,14 @@ def decoded_table(rows: Sequence[DecodedRow]) -> pa.Table:
         "etag": [r.etag for r in rows],
     }
     arrays = {name: pa.array(values, DECODED.field(name).type) for name, values in columns.items()}
-    return pa.table({**arrays, "pixels": _pixel_column(images)}, schema=DECODED)
+    nothing = pa.nulls(len(rows), pa.string())
+    return pa.table({**arrays, "pixels": _pixel_column(images), "timing": nothing}, schema=DECODED)
+
+
+def timed(decoded: pa.Table, timing: str) -> pa.Table:
+    """The same rows, one at least, with the text `timing` in the first."""
+    texts = pa.array([timing, *[None] * (decoded.num_rows - 1)], pa.string())
+    return decoded.set_column(decoded.schema.get_field_index("timing"), DECODED.field("timing"), texts)
 
 
 def _pixel_column(images: Sequence[NDArray[np.uint8] | None]) -> pa.LargeBinaryArray:

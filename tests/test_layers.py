@@ -14,8 +14,8 @@ import raymask
 ROOT = Path(raymask.__file__).parent
 
 LAYERS = [
-    {"errors", "faults", "s3", "turns", "urls", "web"},
-    {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
+    {"errors", "faults", "s3", "timing", "turns", "urls", "web"},
+    {"config", "schema", "storage", "masks", "progress", "protocol", "stages", "timeline", "witness"},
     {
         "fetch",
         "decode",
@@ -31,13 +31,13 @@ LAYERS = [
         "polars",
         "spark",
     },
-    {"sources", "journal", "cluster", "sandbox"},
-    {"published", "listing", "shards", "pictures"},
+    {"sources", "journal", "cluster", "sandbox", "logs", "metrics"},
+    {"published", "listing", "meter", "shards", "pictures"},
     {"snapshot", "database"},
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},
     {"pipeline", "evaluation", "asking"},
-    {"training", "gallery", "interop"},
+    {"training", "forecast", "gallery", "interop"},
     {"demo"},
     {"cli"},
     {"jobs"},

@@ -10,16 +10,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from raymask import __version__
 from raymask.asking.config import QueryConfig, ShellConfig
-from raymask.cli import evaluate, interchange, query, report, segment, train, upkeep, view
+from raymask.cli import evaluate, interchange, plan, query, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
-from raymask.errors import RaymaskError
+from raymask.errors import known_cause
+from raymask.forecast.config import PlanConfig
 from raymask.gallery.config import ViewConfig
 from raymask.interop.config import ExportConfig, ImportConfig
 from raymask.progress import harmless
@@ -29,6 +30,7 @@ from raymask.urls import without_credentials
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment.segment),
+    "plan": (PlanConfig, plan.plan),
     "train": (TrainConfig, train.train),
     "evaluate": (EvaluateConfig, evaluate.evaluate),
     "query": (QueryConfig, query.query),
@@ -57,10 +59,15 @@ def run_command(command: str, options: dict[str, Any], debug: bool = False) -> i
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     # `ray job stop` and spot notices send SIGTERM: leave the same way as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
+    is_logged = False
     try:
-        return function(config_class(**options))
+        config = config_class(**options)
+        is_logged = getattr(config, "log_json", False)
+        return function(config)
     except KeyboardInterrupt:
         out = options.get("out")
+        if is_logged:
+            return INTERRUPTED
         print("\nraymask: interrupted", file=sys.stderr)
         if command in ("segment", "train"):
             print(f"What is done is kept in {out}; the same command goes on from there.", file=sys.stderr)
@@ -70,7 +77,7 @@ def run_command(command: str, options: dict[str, Any], debug: bool = False) -> i
     except Exception as error:
         if debug:
             print(without_credentials(traceback.format_exc()), file=sys.stderr)
-        return _say_error(error, debug)
+        return FAILED if is_logged else _say_error(error, debug)
 
 
 def error_text(text: str) -> str:
@@ -83,7 +90,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _say_error(error: BaseException, debug: bool) -> int:
-    known = next((e for e in _chain(error) if isinstance(e, RaymaskError)), None)
+    known = known_cause(error)
     if known is not None:
         print(f"raymask: {error_text(str(known))}", file=sys.stderr)
     else:
@@ -92,12 +99,6 @@ def _say_error(error: BaseException, debug: bool) -> int:
         if not debug:
             print("This is not an error of yours that raymask knows; --debug shows where it happened.", file=sys.stderr)
     return FAILED
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,26 +16,24 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
 
 
 def segment(config: SegmentConfig) -> int:
-    from raymask.console import ConsoleReporter
+    from raymask.logs import reporter_of
     from raymask.pipeline import plan
     from raymask.pipeline import segment as run
-    from raymask.progress import Silent
 
-    if config.dry_run:
-        print(plan_text(config.source, plan(config)))
-        return DONE
-    if config.quiet:
-        summary = run(config, Silent())
-    else:
-        with ConsoleReporter() as report:
-            summary = run(config, report)
+    with reporter_of(config) as report:
+        if config.dry_run:
+            print(plan_text(config.source, plan(config)))
+            return DONE
+        summary = run(config, report)
+    if not config.quiet and not config.log_json:
         print(summary_text(summary))
         if config.report:
             print(f"report   {summary.out.rstrip('/')}/{REPORT_FILE}")
-    if config.max_failed is not None and summary.failed > config.max_failed:
+    if config.max_failed is None or summary.failed <= config.max_failed:
+        return DONE
+    if not config.log_json:  # where the code and the last line say it
         print(f"raymask: {summary.failed:,} images failed, --max-failed is {config.max_failed:,}", file=sys.stderr)
-        return TOO_MANY_FAILED
-    return DONE
+    return TOO_MANY_FAILED
 
 
 def plan_text(source: str, plan: Plan) -> str:
@@ -53,8 +51,9 @@ def plan_text(source: str, plan: Plan) -> str:
 
 
 def summary_text(summary: Summary) -> str:
-    """What came out, where it lies, and what to type next."""
+    """What came out, where the time went, where the tables lie, and what to type next."""
     from raymask.progress import duration_text
+    from raymask.stages import bottleneck, stage_table
 
     out = summary.out.rstrip("/")
     rate = f", {summary.processed / summary.segment_s:,.1f} images/s" if summary.processed else ""
@@ -64,6 +63,7 @@ def summary_text(summary: Summary) -> str:
         f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, "
         f"{summary.failed:,} failed. {summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
         *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
+        *([stage_table(summary.times), f"         {bottleneck(summary.times).text}"] if summary.processed else []),
         f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
         f'next     raymask query {shlex.quote(out)} "{query}"',
         f"         raymask shell {shlex.quote(out)}",

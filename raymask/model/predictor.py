@@ -20,9 +20,11 @@ from torchvision.models.detection.transform import resize_boxes
 from raymask.errors import ErrorKind, Failure
 from raymask.masks import EncodedMasks, encode_soft_masks
 from raymask.model.detector import Detector, Objects, Precision
+from raymask.model.device_time import DeviceTime
 from raymask.model.model import Model
 from raymask.model.out_of_memory import is_out_of_memory
 from raymask.model.spec import Category, ModelSpec
+from raymask.timing import count, stage
 from raymask.turns import Turns
 
 SIZE_DIVISOR = 32  # stride of the coarsest pyramid level that the backbone computes
@@ -94,6 +96,7 @@ class Predictor:
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size or (8 if self.device.type == "cuda" else 1)
         self._turns = Turns()
+        self._device_time = DeviceTime(self.device)
         network = dataclasses.replace(model, spec=self.spec).network()
         self._detector = Detector(network, self.device, self.precision)
         mean, std = (torch.tensor(x, device=self.device) for x in (self.spec.image_mean, self.spec.image_std))
@@ -156,11 +159,19 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, images: list[NDArray[np.uint8]]) -> list[Detections]:
-        batch, sizes_hw = self._preprocess(images)
-        return [
+        count("passes")
+        start = self._device_time.mark()
+        with stage("copy"):
+            batch, sizes_hw = self._preprocess(images)
+        with stage("compute"):
+            of_images = self._detector(batch, sizes_hw)
+        end = self._device_time.mark()
+        found = [
             self._detections(objects, inner_hw, image.shape[:2])
-            for objects, inner_hw, image in zip(self._detector(batch, sizes_hw), sizes_hw, images, strict=True)
+            for objects, inner_hw, image in zip(of_images, sizes_hw, images, strict=True)
         ]
+        count("device_s", self._device_time.between(start, end))
+        return found
 
     def _preprocess(self, images: list[NDArray[np.uint8]]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalised, resized and padded: B x 3 x h x w, and the (height, width) in it of each image."""
@@ -184,15 +195,13 @@ class Predictor:
 
     def _detections(self, objects: Objects, inner_hw: tuple[int, int], size_hw: tuple[int, ...]) -> Detections:
         height, width = size_hw
-        boxes = resize_boxes(objects.boxes_xyxy, list(inner_hw), [height, width]).cpu().numpy()
-        soft_masks = objects.soft_masks.cpu().numpy()
-        return Detections(
-            boxes_xyxy=boxes,
-            labels=objects.labels.cpu().numpy(),
-            scores=objects.scores.cpu().numpy(),
-            masks=encode_soft_masks(soft_masks, boxes, (height, width), self.spec.thresholds.mask_threshold),
-            size_hw=(height, width),
-        )
+        with stage("compute"):  # which a GPU is still at
+            boxes = resize_boxes(objects.boxes_xyxy, list(inner_hw), [height, width]).cpu().numpy()
+            soft_masks = objects.soft_masks.cpu().numpy()
+            labels, scores = objects.labels.cpu().numpy(), objects.scores.cpu().numpy()
+        with stage("encode"):
+            masks = encode_soft_masks(soft_masks, boxes, (height, width), self.spec.thresholds.mask_threshold)
+        return Detections(boxes_xyxy=boxes, labels=labels, scores=scores, masks=masks, size_hw=(height, width))
 
 
 def _padded(size_hw: tuple[int, int]) -> tuple[int, int]:

@@ -1,0 +1,147 @@
+"""Runs in which one stage is slow on purpose, a forecast and the run it is of, with a model that costs nothing.
+
+    python tests/slow_stages.py FOLDER PORT
+
+FOLDER has `pictures` for the former and `more` for the latter. All in one Ray session, whose metrics are at PORT of
+this machine. What is found of them is printed as JSON in the end.
+`install` makes stages slow in Ray's workers: by as many seconds an image as the file SLOW_STAGE says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raymask.decode import decode
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SLOW_S = 0.1
+
+
+def slowly(stage: str, images: int = 1) -> None:
+    slow, _, seconds = Path(os.environ["SLOW_STAGE"]).read_text().partition(" ")
+    if slow == stage:
+        time.sleep(float(seconds) * images)
+
+
+def install() -> None:
+    """Put the model that costs nothing in place of `raymask.model`, and something slow before each stage."""
+    sys.path.append(str(BENCHMARKS))
+    import null_model
+
+    null_model.install()
+    from raymask import pipeline as module
+
+    pipeline: Any = module
+    predict, fetch = null_model.Predictor.__call__, pipeline.fetch
+    part_table, write_part = pipeline.part_table, pipeline.write_part
+
+    def slow_fetch(*args: Any, **options: Any) -> Iterator[Any]:
+        for found in fetch(*args, **options):
+            slowly("fetch")
+            yield found
+
+    def slow_predict(self: Any, images: Any) -> Any:
+        slowly("predict", len(images))
+        return predict(self, images)
+
+    def slow_encode(decoded: Any, *args: Any) -> Any:
+        slowly("encode", decoded.num_rows)
+        return part_table(decoded, *args)
+
+    def slow_write(folder: Any, rows: Any, attempt: int) -> Any:
+        slowly("write", rows.num_rows)
+        return write_part(folder, rows, attempt)
+
+    null_model.Predictor.__call__ = slow_predict  # type: ignore[method-assign]
+    pipeline.fetch, pipeline.part_table, pipeline.write_part = slow_fetch, slow_encode, slow_write
+    pipeline.Worker.predict = lambda self, images: self._predictor(images)  # which would import torch
+
+
+def slow_decode(data: memoryview, **options: Any) -> Any:
+    """Called in the sandbox, which has no environment."""
+    time.sleep(SLOW_S)
+    return decode(data, **options)
+
+
+def main() -> None:
+    folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    os.environ["SLOW_STAGE"] = str(folder / "slow")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    install()
+    import ray
+
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": "slow_stages.install"},
+        _metrics_export_port=port,
+        _system_config={"metrics_report_interval_ms": 500},
+    )
+    runs = {stage: slow_run(stage, folder) for stage in ("fetch", "decode", "predict", "encode", "write")}
+    found = {"runs": runs, "forecast": forecast(folder), "metrics": scraped(port, runs["write"]["run_id"])}
+    print(json.dumps(found))
+
+
+def slow_run(stage: str, folder: Path) -> dict[str, Any]:
+    from raymask import pipeline as module
+    from raymask.config import SegmentConfig
+    from raymask.logs import LogReporter
+    from raymask.stages import bottleneck, stage_table
+
+    pipeline: Any = module
+    (folder / "slow").write_text(f"{stage} {SLOW_S}")
+    pipeline.DECODER = "slow_stages:slow_decode" if stage == "decode" else "raymask.decode:decode"
+    log = io.StringIO()
+    config = SegmentConfig(
+        source=str(folder / "pictures"),
+        out=str(folder / stage),
+        images_per_part=4,
+        profile=str(folder / f"{stage}.json"),
+    )
+    with LogReporter(log) as report:
+        summary = pipeline.segment(config, report)
+    return {
+        "run_id": summary.run_id,
+        "bottleneck": dataclasses.asdict(bottleneck(summary.times)),
+        "times": dataclasses.asdict(summary.times),
+        "table": stage_table(summary.times),
+        "log": log.getvalue(),
+        "profile": (folder / f"{stage}.json").read_text(),
+    }
+
+
+def forecast(folder: Path) -> dict[str, Any]:
+    """What `raymask plan` says of a folder, and what the run takes that it is about."""
+    import raymask
+
+    (folder / "slow").write_text(f"predict {SLOW_S}")
+    pictures = str(folder / "more")
+    plan = raymask.plan(pictures, seconds=3.0, machines=1, price_per_hour=3600.0, quiet=True)
+    summary = raymask.segment(pictures, out=str(folder / "planned"), quiet=True)
+    return {"plan": plan.facts(), "elapsed_s": summary.elapsed_s}
+
+
+def scraped(port: int, last_run: str) -> str:
+    """What Prometheus would be told, once the last run's images are in it."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+        lines = [line for line in text.splitlines() if "raymask_" in line]
+        if any(last_run in line for line in lines) or time.monotonic() > deadline_s:
+            return "\n".join(lines)
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
