@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "faults", "s3", "turns", "urls", "web"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
     {"fetch", "decode", "model", "tables", "segmentations", "console"},
-    {"sources", "journal", "cluster", "sandbox"},
+    {"sources", "journal", "cluster", "pools", "sandbox"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
     {"pipeline", "evaluation"},

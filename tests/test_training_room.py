@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import ray
 
-from raymask.cluster import TASK_CPUS, TrainingRoom, plan_training
 from raymask.errors import ConfigError
+from raymask.pools import TASK_CPUS, TrainingRoom, plan_training
 from raymask.training.trainer import scaling_of
 
 

@@ -32,11 +32,12 @@ from ray.train.v2.api.result import Result
 from ray.train.v2.api.validation_config import ValidationConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raymask.cluster import TrainingRoom, plan_training, ray_session
+from raymask.cluster import ray_session
 from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
+from raymask.pools import TrainingRoom, plan_training
 from raymask.progress import Reporter, Silent, duration_text
 from raymask.sandbox import DECODER
 from raymask.storage import Folder, absolute, join, used_plainly
