@@ -8,11 +8,6 @@
 # The two differ in torch alone. Without a driver, CUDA's libraries would be 5 GB that nobody uses.
 
 FROM python:3.12-slim-bookworm AS base
-# wget is what KubeRay asks nodes with whether they are well. Its version is that of the base image's Debian.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends wget \
-    && rm -rf /var/lib/apt/lists/*
 # Not root, for whom a decoder that an image has taken over could do more.
 RUN useradd --create-home --uid 1000 raymask
 ENV PIP_NO_CACHE_DIR=1 \
