@@ -87,13 +87,13 @@ def spilled() -> dict[str, int]:
     import ray
     from ray._private.internal_api import node_stats
 
-    return {
-        node["NodeID"]: node_stats(
-            node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False
-        ).store_stats.spilled_bytes_total
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+    found = {}
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"]:
+            address = node["NodeManagerAddress"], node["NodeManagerPort"]
+            stats: Any = node_stats(*address, include_memory_info=False)  # type: ignore[no-untyped-call]
+            found[node["NodeID"]] = int(stats.store_stats.spilled_bytes_total)
+    return found
 
 
 def main() -> int:

@@ -264,13 +264,15 @@ class TrainingRoom:
     validation: Pool
 
 
-def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingRoom:
+def plan_training(workers: tuple[int, int] | None, validates: bool, on_gpus: bool = True) -> TrainingRoom:
     """Training workers for the connected cluster: `workers` (min, max), or one a GPU, or one without GPUs.
 
-    The minimum fits the cluster as it is; up to the maximum there may be room later, when machines join.
+    The minimum fits the cluster as it is; up to the maximum there may be room later, when machines join. on_gpus:
+    whether GPUs are used where there are any.
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
+    nodes = _alive()
+    gpus = sum(int(of_node.get("GPU", 0)) for of_node in nodes) if on_gpus else 0
+    cpus = sum(of_node.get("CPU", 0.0) for of_node in nodes)
     low, high = workers or (max(1, gpus),) * 2
     if gpus:
         if low > gpus:
@@ -279,8 +281,7 @@ def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingR
         validation_gpus = 1.0 if gpu_share == 1.0 else 1 - gpu_share
     else:
         gpu_share = validation_gpus = 0.0
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
+    node_cpus = max(of_node.get("CPU", 0.0) for of_node in nodes)
     cores = min(node_cpus, cpus / (min(high, gpus) or high))
     # Rounded down: a share rounded up might not fit any more. Ray Train adds shares up and divides again to count how
     # many workers there is room for, in floats, in which only parts by powers of two come out even.

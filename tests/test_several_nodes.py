@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,15 +18,19 @@ from typing import Any
 import PIL.Image
 import pytest
 from nodes import free_port, ray_node, wait_for
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 100 * 1024 * 1024  # of each node
 SIZE = 800  # of the pictures: 1.9 MB of pixels each
 PICTURES = 160  # three times as many bytes as a node's store has
+DECODING = {"raymask": "decode"}
+
+AddNode = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def add_node() -> Iterator[Callable[..., dict[str, str]]]:
+def add_node() -> Iterator[AddNode]:
     """Begins a node of a cluster of this test's own, the first is the head; returns how to reach the cluster."""
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -34,11 +39,12 @@ def add_node() -> Iterator[Callable[..., dict[str, str]]]:
     head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={place}"]
     with contextlib.ExitStack() as stack:
 
-        def add(*options: str) -> dict[str, str]:
+        def add(*options: str, **more: str) -> dict[str, str]:
             where = [f"--address=127.0.0.1:{port}"] if "RAY_ADDRESS" in environment else head
-            process = stack.enter_context(ray_node(*where, *options, environment=environment))
+            store = f"--object-store-memory={STORE_BYTES}"
+            process = stack.enter_context(ray_node(*where, store, *options, environment={**environment, **more}))
             if "RAY_ADDRESS" not in environment:
-                wait_for(lambda: _answers(port), process)
+                wait_for(lambda: listens(port), process)
                 environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
             return environment
 
@@ -46,53 +52,93 @@ def add_node() -> Iterator[Callable[..., dict[str, str]]]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _answers(port: int) -> bool:
-    import socket
-
+def listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
 
 
-def test_pools_fit_the_machines_there_are(add_node: Callable[..., dict[str, str]], tmp_path: Path) -> None:
-    """Decoding where it may be, memory that is not exceeded, a pool that grows with the cluster, and its end."""
-    source, notes = tmp_path / "in", tmp_path / "notes"
-    source.mkdir()
-    notes.mkdir()
-    for number in range(PICTURES):
-        PIL.Image.effect_noise((SIZE, SIZE), 9).convert("RGB").save(source / f"{number:04d}.jpg", quality=40)
-    PIL.Image.new("RGB", (1, 1)).save(source / "last.png")
-    store = f"--object-store-memory={STORE_BYTES}"
-    add_node("--num-cpus=0", store)
-    add_node("--num-cpus=2", "--labels=raymask=decode", store)
-    environment = add_node("--num-cpus=4", "--num-gpus=1", store)
-    program = [sys.executable, str(ROOT / "benchmarks" / "watched_model.py"), str(notes), "0.05", "raymask"]
-    command = [*program, "segment", str(source), "--out", str(tmp_path / "out"), "--decode-on", "raymask=decode"]
-    command += ["--gpus-per-worker", "0.5", "--images-per-part", "4", "--quiet", "--debug"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
+class Run:
+    """`raymask segment` with a model that takes some milliseconds and notes where it is used."""
 
-        def noted(what: str) -> list[dict[str, Any]]:
-            lines = [
-                {**json.loads(line), "process": int(file.name)}
-                for file in notes.iterdir()
-                for line in file.read_text().splitlines()
-            ]
-            return [line for line in lines if line["what"] == what]
+    def __init__(self, place: Path, pictures: int, size: int, *options: str) -> None:
+        self._notes, source = place / "notes", place / "in"
+        self._notes.mkdir()
+        source.mkdir()
+        for number in range(pictures):
+            picture = PIL.Image.effect_noise((size, size), 9).convert("RGB")
+            picture.save(source / f"{number:04d}.jpg", quality=40)
+        PIL.Image.new("RGB", (1, 1)).save(source / "last.png")  # of which the model takes six seconds
+        script = str(ROOT / "benchmarks" / "watched_model.py")
+        self.command = [sys.executable, script, str(self._notes), "0.04", "raymask", "segment", str(source)]
+        self.command += ["--out", str(place / "out"), "--images-per-part", "4", "--debug", *options]
+        self.command += ["--decode-on", "raymask=decode"]
 
-        wait_for(lambda: len(noted("predict")) > 2, run)
-        first = {line["process"] for line in noted("worker")}
-        add_node("--num-cpus=4", "--num-gpus=1", store)
-        wait_for(lambda: len(noted("worker")) >= 4, run)
-        # The rest is done, and one call takes its time: the other workers are let go meanwhile.
-        wait_for(lambda: sum(line["images"] for line in noted("predict")) > PICTURES, run)
-        wait_for(lambda: sum(Path(f"/proc/{line['process']}").exists() for line in noted("worker")) <= 1, run)
-        assert run.poll() is None
-        spilled, _ = run.communicate(timeout=60)
-        assert run.returncode == 0
-    assert len(first) == 2
-    with_gpus = {line["node"] for line in noted("worker")}
-    assert len(with_gpus) == 2
-    decoding = {line["node"] for line in noted("decode")}
-    assert len(decoding) == 1
-    assert not decoding & with_gpus
+    def noted(self, what: str) -> list[dict[str, Any]]:
+        notes = [
+            {**json.loads(line), "process": int(file.name)}
+            for file in self._notes.iterdir()
+            for line in file.read_text().splitlines()
+        ]
+        return [note for note in notes if note["what"] == what]
+
+    def predicted(self) -> int:
+        return sum(note["images"] for note in self.noted("predict"))
+
+    def places(self, what: str) -> set[str]:
+        return {note["node"] for note in self.noted(what)}
+
+
+def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> None:
+    """Where images are decoded, memory that suffices, a pool that grows with the cluster, and its end."""
+    add_node("--num-cpus=0")
+    add_node("--num-cpus=2", "--labels=raymask=decode")
+    environment = add_node("--num-cpus=4", "--num-gpus=1")
+    run = Run(tmp_path, PICTURES, SIZE, "--gpus-per-worker", "0.5", "--quiet")
+    with subprocess.Popen(run.command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        wait_for(lambda: run.predicted() >= 8, driver)
+        assert len(run.noted("worker")) == 2  # all that there is room for, at once
+        add_node("--num-cpus=4", "--num-gpus=1")
+        wait_for(lambda: len(run.noted("worker")) >= 4, driver)
+        # The rest is done, and one call takes its time: the workers that have nothing to do are let go meanwhile.
+        wait_for(lambda: run.predicted() > PICTURES, driver)
+        wait_for(lambda: sum(Path(f"/proc/{n['process']}").exists() for n in run.noted("worker")) <= 1, driver)
+        spilled, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 0
+    assert len(run.places("worker")) == 2
+    assert len(run.places("decode")) == 1
+    assert not run.places("decode") & run.places("worker")
     assert set(json.loads(spilled).values()) == {0}
+
+
+def test_a_cluster_grows_from_nothing(add_node: AddNode, tmp_path: Path) -> None:
+    """Ray's autoscaler is asked for what `--gpus-per-worker` and `--decode-on` say, of which nothing is there."""
+    config: dict[str, Any] = {
+        "cluster_name": "growing",
+        "max_workers": 2,
+        "head_node_type": "ray.head.default",
+        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID},
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "decode": {"resources": {"CPU": 2}, "labels": DECODING, "node_config": {}, "max_workers": 1},
+            "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "max_workers": 1},
+        },
+    }
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps(config))
+    environment = add_node(
+        "--num-cpus=0",
+        f"--autoscaling-config={file}",
+        RAY_FAKE_CLUSTER="1",
+        RAY_enable_autoscaler_v2="1",
+        RAY_CLOUD_INSTANCE_ID=FAKE_HEAD_NODE_ID,
+        RAY_OVERRIDE_NODE_ID_FOR_TESTING=FAKE_HEAD_NODE_ID,
+        AUTOSCALER_UPDATE_INTERVAL_S="1",
+    )
+    run = Run(tmp_path, 8, 64, "--gpus-per-worker", "1", "--workers", "1:2")
+    outcome = subprocess.run(run.command, env=environment, capture_output=True, text=True, timeout=100)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "waiting for a machine with CPUs and a machine with a GPU" in outcome.stderr
+    assert run.predicted() == 9
+    assert len(run.places("worker")) == len(run.places("decode")) == 1
+    assert run.places("worker") != run.places("decode")
