@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
@@ -67,11 +68,17 @@ def is_up(url: str) -> bool:
         return False
 
 
-def ray_job(environment: dict[str, str], *arguments: str) -> str:
+def in_readme(begin: str) -> list[str]:
+    """The command of README.md that begins so, in words."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    [line] = [line.strip() for line in text.splitlines() if line.strip().startswith(begin)]
+    return shlex.split(line)
+
+
+def run(environment: dict[str, str], *command: str) -> str:
     """What a `ray job` command prints; AssertionError if it fails."""
     for _ in range(60):
-        command = [str(RAY), "job", *arguments]
-        outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        outcome = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200)
         if "No available agent" not in outcome.stderr:  # the part of Ray that starts jobs comes up last
             break
         time.sleep(1)
@@ -79,12 +86,15 @@ def ray_job(environment: dict[str, str], *arguments: str) -> str:
     return outcome.stdout
 
 
-def submission(name: str, command: str, settings: dict[str, object], *options: str) -> list[str]:
-    """Arguments of `ray job` that submit the script of a command."""
-    job = ["python", f"jobs/{command}.py", "--config", f"jobs/{command}.yaml"]
-    for key, value in settings.items():
-        job += ["--set", f"{key}={value}"]
-    return ["submit", "--submission-id", name, *options, "--working-dir", str(ROOT), "--", *job]
+def submission(name: str, wait: bool, **settings: object) -> list[str]:
+    """The command of README.md that submits a job to segment, for a job of this name and these settings."""
+    words = in_readme("ray job submit")
+    words[words.index("--submission-id") + 1] = name
+    if wait:
+        words.remove("--no-wait")
+    first = words.index("--set")
+    assert [word.partition("=")[0] for word in words[first:]] == ["--set", "source", "--set", "out"]
+    return [*words[:first], *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
 
 
 def done(out: str) -> int:
@@ -110,22 +120,22 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     settings: dict[str, object] = {"source": draw_folder(tmp_path / "in", PICTURES, broken=1), "weights": model_folder}
     settings |= {"min_size": 256, "max_size": 256, "images_per_part": 2, "images_per_file": 64}
     stopped, calm = f"{store.url}/stopped", f"{store.url}/calm"
-    ray_job(cluster, *submission("first", "segment", {**settings, "out": stopped}, "--no-wait"))
+    run(cluster, *submission("masks-1", False, **settings, out=stopped))
     deadline = time.monotonic() + 120
     while done(stopped) < 8:
-        assert time.monotonic() < deadline, ray_job(cluster, "logs", "first")
+        assert time.monotonic() < deadline, run(cluster, "ray", "job", "logs", "masks-1")
         time.sleep(0.2)
-    ray_job(cluster, "stop", "first")
+    run(cluster, *in_readme("ray job stop"))
     kept = done(stopped)
     assert 8 <= kept < PICTURES
-    logs = ray_job(cluster, "logs", "first")
+    logs = run(cluster, *in_readme("ray job logs"))
     assert re.search(rf"\b\d+ of {PICTURES + 1} images", logs), logs
     assert "raymask: interrupted" in logs
-    again = ray_job(cluster, *submission("second", "segment", {**settings, "out": stopped}))
+    again = run(cluster, *submission("masks-2", True, **settings, out=stopped))
     assert f"{PICTURES + 1} images: {PICTURES} ok" in again
     [now] = re.findall(r"(\d+) of them now", again)
     assert int(now) <= PICTURES + 1 - kept
-    ray_job(cluster, *submission("undisturbed", "segment", {**settings, "out": calm}))
+    run(cluster, *submission("undisturbed", True, **settings, out=calm))
     assert tables(stopped) == tables(calm)
 
 
@@ -133,8 +143,13 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
 def test_a_submitted_job_trains_a_model(cluster: dict[str, str], tmp_path: Path) -> None:
     write_data_set(tmp_path, 6, 1, seed=4)
     out = tmp_path / "model"
-    settings: dict[str, object] = {"data": tmp_path / "train.json", "images": tmp_path / "train", "out": out}
-    settings |= {"epochs": 1, "batch_size": 3}
-    settings |= {"model": "maskrcnn_resnet10_fpn", "min_size": 96, "max_size": 128, "proposals": 100}
-    assert "6 images seen" in ray_job(cluster, *submission("train", "train", settings))
+    settings = {
+        **{"data": tmp_path / "train.json", "images": tmp_path / "train", "out": out, "epochs": 1, "batch_size": 3},
+        **{"model": "maskrcnn_resnet10_fpn", "min_size": 96, "max_size": 128, "proposals": 100},
+    }
+    command = ["ray", "job", "submit", "--working-dir", ".", "--"]
+    command += ["python", "jobs/train.py", "--config", "jobs/train.yaml"]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    assert "6 images seen" in run(cluster, *command)
     assert load_model(str(out)).spec.training["images_seen"] == 6
