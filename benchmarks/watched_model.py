@@ -2,9 +2,10 @@
 
     python benchmarks/watched_model.py NOTES SECONDS raymask segment IMAGES --out OUT ...
 
-An image takes SECONDS of a core; one of a single pixel, six seconds of none. NOTES is a folder with a file for each
-process, a note a line in JSON: `at` (seconds since 1970), `node`, `what` ("worker" for one that begins, "decode",
-"predict") and for the last `images`. Prints how many bytes each node has spilled from its object store.
+An image takes SECONDS of a core. NOTES is a folder with a file for each process, a note a line in JSON: `at` (seconds
+since 1970), `node`, `what` ("worker" for one that begins, "decode", "predict") and for the last `images`. While there
+is a file `hold` in it no image is done, while there is `hold-last` none of a single pixel. Prints how many bytes each
+node has spilled from its object store.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import null_model
 import numpy as np
 from numpy.typing import NDArray
 
-LONG_S = 6.0
-
 
 class Predictor(null_model.Predictor):
     def __init__(self, model: null_model.Model, **options: Any) -> None:
@@ -33,10 +32,10 @@ class Predictor(null_model.Predictor):
     def __call__(self, images: Sequence[NDArray[np.uint8]]) -> list[null_model.NoDetections]:
         note("predict", images=len(images))
         for image in images:
-            if image.size == 3:
-                time.sleep(LONG_S)
-            else:
-                work(float(os.environ["WATCHED_SECONDS"]))
+            held = Path(os.environ["WATCHED_NOTES"]) / ("hold-last" if image.size == 3 else "hold")
+            while held.exists():
+                time.sleep(0.05)
+            work(float(os.environ["WATCHED_SECONDS"]))
         return super().__call__(images)
 
 
@@ -59,7 +58,7 @@ def notes(folder: Path) -> list[dict[str, Any]]:
     """All notes so far, by time; `process` is whose it is."""
     found = [
         {**json.loads(line), "process": int(file.name)}
-        for file in folder.iterdir()
+        for file in folder.glob("[0-9]*")
         for line in file.read_text().splitlines()
     ]
     return sorted(found, key=lambda one: float(one["at"]))
@@ -99,11 +98,10 @@ def spilled() -> dict[str, int]:
 def main() -> int:
     folder, seconds, _, *arguments = sys.argv[1:]
     # Ray's workers import this module by its name, as this program's folder lets it.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    hook = {"env_vars": {"WATCHED_NOTES": folder, "WATCHED_SECONDS": seconds}}
-    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(
-        {"runtime_env": {**hook, "worker_process_setup_hook": "watched_model.install"}}
-    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    of_workers = {"PYTHONPATH": path, "WATCHED_NOTES": folder, "WATCHED_SECONDS": seconds}
+    hook = {"env_vars": of_workers, "worker_process_setup_hook": "watched_model.install"}
+    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": hook})
     install()
     from raymask import cli
     from raymask.cluster import ray_session

@@ -203,7 +203,7 @@ def process(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         rows_per_block=images_per_part,
-        room_bytes=task_room_bytes(),
+        room_bytes=task_room_bytes(config.decode_labels()),
         decoder=DECODER,
     )
     most = len(images.chunks)

@@ -139,10 +139,15 @@ def _cpu_pool(workers: tuple[int, int] | None, nodes: Sequence[Mapping[str, floa
     )
 
 
-def task_room_bytes() -> int:
-    """Bytes of pixels that may travel together, so that what all tasks of a node make at once fits its object store."""
+def task_room_bytes(decode_on: Mapping[str, str]) -> int:
+    """Bytes of pixels that may travel together, so that what all tasks of a node make at once fits its object store.
+
+    decode_on: labels of the nodes that they are on, {} for any.
+    """
     of_tasks = [
-        node.get("object_store_memory", inf) / (node["CPU"] / TASK_CPUS) for node in _alive() if node.get("CPU")
+        node.get("object_store_memory", inf) / (node["CPU"] / TASK_CPUS)
+        for node in _alive(decode_on)
+        if node.get("CPU")
     ]
     return int(max(MIN_ROOM_BYTES, min(MAX_ROOM_BYTES, STORE_SHARE * min(of_tasks, default=inf) / BLOCKS_OF_TASK)))
 
@@ -158,12 +163,8 @@ class _Need:
     resource: str
     labels: Mapping[str, str]
 
-    def is_met(self, nodes: Sequence[Mapping[str, Any]]) -> bool:
-        return any(
-            node["Resources"].get(self.resource) and self.labels.items() <= (node.get("Labels") or {}).items()
-            for node in nodes
-            if node["Alive"]
-        )
+    def is_met(self) -> bool:
+        return any(of_node.get(self.resource) for of_node in _alive(self.labels))
 
 
 def await_machines(gpus: bool, decode_on: Mapping[str, str], say: Say) -> None:
@@ -179,7 +180,7 @@ def await_machines(gpus: bool, decode_on: Mapping[str, str], say: Say) -> None:
         needs.append(_Need(f"a machine with the label {labels}", "CPU", decode_on))
     asked, said_s = False, -inf
     try:
-        while missing := [need for need in needs if not need.is_met(ray.nodes())]:  # type: ignore[no-untyped-call]
+        while missing := [need for need in needs if not need.is_met()]:
             if not asked:
                 asked = True
                 request_resources(
@@ -234,9 +235,13 @@ def noticing_machines(pool: Pool, most: int) -> Iterator[None]:
         yield
 
 
-def _alive() -> list[Mapping[str, float]]:
-    """Resources of every node of the connected cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+def _alive(labels: Mapping[str, str] | None = None) -> list[Mapping[str, float]]:
+    """Resources of every node of the connected cluster, or of those that have all of these labels."""
+    return [
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and (labels or {}).items() <= (node.get("Labels") or {}).items()
+    ]
 
 
 def _fit_a_gpu(share: float) -> int:

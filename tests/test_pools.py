@@ -146,10 +146,20 @@ def test_what_tasks_make_at_once_fits_the_object_store(
     nodes: list[dict[str, Any]], of_nodes: list[Node], room_bytes: float
 ) -> None:
     nodes += [{"Alive": True, "Resources": resources} for resources in of_nodes]
-    assert task_room_bytes() == int(room_bytes)
+    assert task_room_bytes({}) == int(room_bytes)
     for of_node in of_nodes if room_bytes > MIN_ROOM_BYTES else []:
-        at_once = of_node["CPU"] / TASK_CPUS * BLOCKS_OF_TASK * task_room_bytes()
+        at_once = of_node["CPU"] / TASK_CPUS * BLOCKS_OF_TASK * task_room_bytes({})
         assert at_once <= STORE_SHARE * of_node["object_store_memory"]
+
+
+def test_only_the_nodes_that_decode_count(nodes: list[dict[str, Any]]) -> None:
+    decoding = {"CPU": 2.0, "object_store_memory": 0.5 * GIB}
+    nodes += [
+        {"Alive": True, "Resources": decoding, "Labels": {"raymask": "decode"}},
+        {"Alive": True, "Resources": {"CPU": 64.0, "object_store_memory": 0.1 * GIB}, "Labels": {}},
+    ]
+    assert task_room_bytes({"raymask": "decode"}) == int(0.5 * 0.5 * GIB / 8 / 3)
+    assert task_room_bytes({}) == MIN_ROOM_BYTES
 
 
 def test_a_cluster_that_grows_from_nothing_is_asked_and_waited_for(

@@ -22,8 +22,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 100 * 1024 * 1024  # of each node
-SIZE = 800  # of the pictures: 1.9 MB of pixels each
-PICTURES = 160  # three times as many bytes as a node's store has
+SIZE = 500  # of the pictures: 0.75 MB of pixels each
+PICTURES = 400  # three times as many bytes as a node's store has
 DECODING = {"raymask": "decode"}
 
 AddNode = Callable[..., dict[str, str]]
@@ -59,7 +59,7 @@ def listens(port: int) -> bool:
 
 
 class Run:
-    """`raymask segment` with a model that takes some milliseconds and notes where it is used."""
+    """`raymask segment` with a model that costs nothing, notes where it is used and waits where that is said."""
 
     def __init__(self, place: Path, pictures: int, size: int, *options: str) -> None:
         self._notes, source = place / "notes", place / "in"
@@ -68,16 +68,22 @@ class Run:
         for number in range(pictures):
             picture = PIL.Image.effect_noise((size, size), 9).convert("RGB")
             picture.save(source / f"{number:04d}.jpg", quality=40)
-        PIL.Image.new("RGB", (1, 1)).save(source / "last.png")  # of which the model takes six seconds
+        PIL.Image.new("RGB", (1, 1)).save(source / "last.png")
         script = str(ROOT / "benchmarks" / "watched_model.py")
-        self.command = [sys.executable, script, str(self._notes), "0.04", "raymask", "segment", str(source)]
-        self.command += ["--out", str(place / "out"), "--images-per-part", "4", "--debug", *options]
+        self.command = [sys.executable, script, str(self._notes), "0", "raymask", "segment", str(source)]
+        self.command += ["--out", str(place / "out"), "--images-per-part", "8", "--debug", *options]
         self.command += ["--decode-on", "raymask=decode"]
+
+    def hold(self, name: str) -> None:
+        (self._notes / name).touch()
+
+    def let_go(self, name: str) -> None:
+        (self._notes / name).unlink()
 
     def noted(self, what: str) -> list[dict[str, Any]]:
         notes = [
             {**json.loads(line), "process": int(file.name)}
-            for file in self._notes.iterdir()
+            for file in self._notes.glob("[0-9]*")
             for line in file.read_text().splitlines()
         ]
         return [note for note in notes if note["what"] == what]
@@ -95,19 +101,23 @@ def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> 
     add_node("--num-cpus=2", "--labels=raymask=decode")
     environment = add_node("--num-cpus=4", "--num-gpus=1")
     run = Run(tmp_path, PICTURES, SIZE, "--gpus-per-worker", "0.5", "--quiet")
+    run.hold("hold")  # so that as much is decoded as may wait
+    run.hold("hold-last")
     with subprocess.Popen(run.command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        wait_for(lambda: run.predicted() >= 8, driver)
-        assert len(run.noted("worker")) == 2  # all that there is room for, at once
+        wait_for(lambda: len(run.noted("worker")) == 2, driver)  # all that there is room for
         add_node("--num-cpus=4", "--num-gpus=1")
-        wait_for(lambda: len(run.noted("worker")) >= 4, driver)
-        # The rest is done, and one call takes its time: the workers that have nothing to do are let go meanwhile.
+        wait_for(lambda: len(run.noted("worker")) == 4, driver)
+        run.let_go("hold")
+        # One call takes its time, the rest is done: the workers that have nothing to do end meanwhile.
         wait_for(lambda: run.predicted() > PICTURES, driver)
-        wait_for(lambda: sum(Path(f"/proc/{n['process']}").exists() for n in run.noted("worker")) <= 1, driver)
+        wait_for(lambda: sum(Path(f"/proc/{n['process']}").exists() for n in run.noted("worker")) == 1, driver)
+        run.let_go("hold-last")
         spilled, _ = driver.communicate(timeout=60)
     assert driver.returncode == 0
     assert len(run.places("worker")) == 2
     assert len(run.places("decode")) == 1
     assert not run.places("decode") & run.places("worker")
+    assert run.predicted() == PICTURES + 1
     assert set(json.loads(spilled).values()) == {0}
 
 
