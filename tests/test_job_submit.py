@@ -43,19 +43,22 @@ def cluster(store: Store) -> Iterator[dict[str, str]]:
     """The environment in which `ray job` finds a cluster of two nodes with a core each, and may use it."""
     port, jobs_port = free_port(), free_port()
     # Short, for the names of sockets in it must not be longer than a hundred characters.
-    folder = Path("/tmp") / f"ray-{os.getpid()}"
+    folders = [Path("/tmp") / f"ray-{os.getpid()}-{number}" for number in range(2)]
     # Who reaches an open port of Ray runs code there, so it asks for a token.
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"  # where jobs find their `python`
     head = ["--head", f"--port={port}", f"--dashboard-port={jobs_port}", "--include-dashboard=true"]
     address = f"http://127.0.0.1:{jobs_port}"
     with contextlib.ExitStack() as nodes:
-        for place in ([*head, f"--temp-dir={folder}"], [f"--address=127.0.0.1:{port}"]):
-            options = [*place, "--num-cpus=1", f"--dashboard-agent-listen-port={free_port()}"]
+        # A folder each, for of one each would delete the job's files when it needs them no more itself.
+        for folder, place in zip(folders, (head, [f"--address=127.0.0.1:{port}"]), strict=True):
+            options = [*place, "--num-cpus=1", f"--temp-dir={folder}"]
+            options += [f"--dashboard-agent-listen-port={free_port()}"]
             process = nodes.enter_context(ray_node(*options, environment=environment))
             wait_for(lambda: is_up(f"{address}/api/version"), process)
         yield {**environment, "RAY_API_SERVER_ADDRESS": address}
-    shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_up(url: str) -> bool:
@@ -123,7 +126,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     run(cluster, *submission("masks-1", False, **settings, out=stopped))
     deadline = time.monotonic() + 120
     while done(stopped) < 8:
-        assert time.monotonic() < deadline, run(cluster, "ray", "job", "logs", "masks-1")
+        assert time.monotonic() < deadline, run(cluster, *in_readme("ray job logs"))
         time.sleep(0.2)
     run(cluster, *in_readme("ray job stop"))
     kept = done(stopped)
