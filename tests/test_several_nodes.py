@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -36,13 +37,15 @@ def add_node() -> Iterator[AddNode]:
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = {**os.environ, **secret, "RAY_num_workers_soft_limit": "16"}
     port = free_port()
-    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={place}"]
+    head = ["--head", f"--port={port}", "--include-dashboard=false"]
+    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
 
         def add(*options: str, **more: str) -> dict[str, str]:
-            where = [f"--address=127.0.0.1:{port}"] if "RAY_ADDRESS" in environment else head
-            store = f"--object-store-memory={STORE_BYTES}"
-            process = stack.enter_context(ray_node(*where, store, *options, environment={**environment, **more}))
+            # A folder for each: nodes that begin at once in one may take each other's sockets.
+            where = [f"--temp-dir={place}/{next(numbers)}", f"--object-store-memory={STORE_BYTES}"]
+            where += [f"--address=127.0.0.1:{port}"] if "RAY_ADDRESS" in environment else head
+            process = stack.enter_context(ray_node(*where, *options, environment={**environment, **more}))
             if "RAY_ADDRESS" not in environment:
                 wait_for(lambda: listens(port), process)
                 environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
