@@ -19,7 +19,7 @@ from typing import Any
 import PIL.Image
 import pytest
 from nodes import free_port, ray_node, wait_for
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 100 * 1024 * 1024  # of each node
@@ -31,12 +31,16 @@ AddNode = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def add_node() -> Iterator[AddNode]:
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def add_node(port: int) -> Iterator[AddNode]:
     """Begins a node of a cluster of this test's own, the first is the head; returns how to reach the cluster."""
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = {**os.environ, **secret, "RAY_num_workers_soft_limit": "16"}
-    port = free_port()
     head = ["--head", f"--port={port}", "--include-dashboard=false"]
     numbers = itertools.count()
     with contextlib.ExitStack() as stack:
@@ -124,13 +128,22 @@ def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> 
     assert set(json.loads(spilled).values()) == {0}
 
 
-def test_a_cluster_grows_from_nothing(add_node: AddNode, tmp_path: Path) -> None:
+def test_a_cluster_grows_from_nothing(add_node: AddNode, port: int, tmp_path: Path) -> None:
     """Ray's autoscaler is asked for what `--gpus-per-worker` and `--decode-on` say, of which nothing is there."""
+    machines = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"  # raylets beside each other
+    provider = {"type": "external", "module": machines, "disable_node_updaters": True, "launch_multiple": True}
+    provider |= {"head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": f"127.0.0.1:{port}"}
+    kinds = ("setup", "head_setup", "worker_setup", "initialization", "head_start_ray", "worker_start_ray")
     config: dict[str, Any] = {
-        "cluster_name": "growing",
-        "max_workers": 2,
-        "head_node_type": "ray.head.default",
-        "provider": {"type": "fake_multinode", "launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID},
+        **{"cluster_name": "growing", "max_workers": 2, "head_node_type": "ray.head.default", "provider": provider},
+        **{
+            "auth": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "idle_timeout_minutes": 5,
+            "upscaling_speed": 1.0,
+        },
+        **{f"{kind}_commands": [] for kind in kinds},
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "decode": {"resources": {"CPU": 2}, "labels": DECODING, "node_config": {}, "max_workers": 1},
