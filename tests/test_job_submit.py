@@ -99,13 +99,6 @@ def submission(name: str, wait: bool, **settings: object) -> list[str]:
     return [*words[:first], *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]
 
 
-def parts(store: Store, out: str) -> list[str]:
-    """What workers have written of the journal, at any moment."""
-    with contextlib.suppress(FileNotFoundError):
-        return [str(key) for key in store.fs.ls(f"{store.url}/{out}/_raymask/parts", detail=False, refresh=True)]
-    return []
-
-
 def tables(out: str) -> tuple[pa.Table, pa.Table]:
     opened = raymask.open(out)
     return opened.images.to_arrow().sort_by("uri"), opened.instances.to_arrow().sort_by(
@@ -123,7 +116,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(
     stopped, calm = f"{store.url}/stopped", f"{store.url}/calm"
     run(cluster, *submission("masks-1", False, **settings, out=stopped))
     deadline = time.monotonic() + 120
-    while not parts(store, "stopped"):
+    while not store.count("PUT", "stopped/_raymask/parts/"):
         assert time.monotonic() < deadline, run(cluster, *in_readme("ray job logs"))
         time.sleep(0.5)
     run(cluster, *in_readme("ray job stop"))
