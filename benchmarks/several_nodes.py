@@ -46,14 +46,36 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=600)
     args = parser.parse_args()
     photos = photo_folder(args.photos, SIZE_HW)
-    for name in args.parts or PARTS:
-        rows = PARTS[name](photos)
-        print(f"\n{name}, {args.photos} photos of {SIZE_HW[1]} x {SIZE_HW[0]}")
-        print_table(list(rows[0]), [[text(value) for value in row.values()] for row in rows])
-        save(f"nodes_{name}", rows, photos=args.photos, size_hw=SIZE_HW, model_s=MODEL_S)
+    with own_ray():
+        for name in args.parts or PARTS:
+            rows = PARTS[name](photos)
+            print(f"\n{name}, {args.photos} photos of {SIZE_HW[1]} x {SIZE_HW[0]}")
+            print_table(list(rows[0]), [[text(value) for value in row.values()] for row in rows])
+            save(f"nodes_{name}", rows, photos=args.photos, size_hw=SIZE_HW, model_s=MODEL_S)
+
+
+@contextlib.contextmanager
+def own_ray() -> Iterator[None]:
+    """An environment in which Ray and its clusters are of this program alone; it reads some of it but once."""
+    place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
+    os.environ.update(
+        PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE)]),
+        RAY_TMPDIR=place,
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # which means: on 127.0.0.1
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_num_workers_soft_limit="16",
+    )
+    try:
+        yield
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -143,22 +165,11 @@ class Nodes:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Nodes]:
-    place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
-    os.environ.update(
-        PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE)]),
-        RAY_TMPDIR=place,
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN=secrets.token_hex(32),
-        RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # which means: on 127.0.0.1
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_num_workers_soft_limit="16",
-    )
     nodes = Nodes(dict(os.environ))
     try:
         yield nodes
     finally:
         nodes.end()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------------------------------- machines by themselves
@@ -172,10 +183,7 @@ def apart(photos: Path) -> list[dict[str, Any]]:
         switch.do("ip", "link", "set", "br0", "up")
         head, decoding, model = (stack.enter_context(Machine.begun(switch, number)) for number in (1, 2, 3))
         environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            **{name: value for name, value in os.environ.items() if name not in ALONE},
             "RAY_ADDRESS": f"{head.address}:6379",
             "AWS_ENDPOINT_URL": f"http://{head.address}:5000",
             "AWS_ACCESS_KEY_ID": "test",
@@ -207,7 +215,7 @@ def apart(photos: Path) -> list[dict[str, Any]]:
         rows = []
         for role, machine in roles.items():
             mb = (machine.received_bytes() - received[machine]) / 1e6
-            rows.append({"node": role, "files in /tmp of the head": machine.sees(head), "received, MB": mb})
+            rows.append({"node": role, "sees files of the head": machine.sees(head), "received, MB": mb})
     placed = {what: {note["node"] for note in of(noted(), what)} for what in ("decode", "predict")}
     assert not placed["decode"] & placed["predict"], placed
     pixels_mb = images_in(noted()) * SIZE_HW[0] * SIZE_HW[1] * 3 / 1e6
@@ -215,6 +223,7 @@ def apart(photos: Path) -> list[dict[str, Any]]:
 
 
 BIN = Path(sys.executable).parent
+ALONE = ("RAY_TMPDIR", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")  # what keeps a cluster on this machine
 
 
 class Machine:
@@ -274,10 +283,10 @@ class Machine:
         [line] = [line for line in self.do("cat", "/proc/net/dev").splitlines() if line.strip().startswith("eth0:")]
         return int(line.split()[1])
 
-    def sees(self, other: Machine) -> int:
-        """Files of the other's /tmp that are in this one's."""
-        here, there = (set(machine.do("find", "/tmp", "-type", "f").splitlines()) for machine in (self, other))
-        return len(here & there)
+    def sees(self, other: Machine) -> bool:
+        """Whether a file that the other writes into its /tmp is there."""
+        other.do("touch", "/tmp/mark")
+        return "/tmp/mark" in self.do("find", "/tmp", "-maxdepth", "1").splitlines()
 
 
 # -------------------------------------------------------------------------------------------------------------- a run
