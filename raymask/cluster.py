@@ -1,4 +1,4 @@
-"""The Ray cluster a command runs on: connect or start one quietly, and how many workers of what size fit it."""
+"""The Ray cluster a command runs on: connect to one or start one, quietly, and only where strangers cannot."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
-from typing import Any
 
 import grpc
 import ray
@@ -23,161 +20,9 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from raymask.errors import ConfigError, RaymaskError
-from raymask.stages import Room
-
-# Reading, fetching, decoding and writing mostly wait for a store or for room: four such tasks share a core.
-TASK_CPUS = 0.25
-# What model workers on CPUs leave of a node for those tasks.
-WORKER_CPU_SHARE = 0.75
-
-# Images that a worker is handed at once and writes as one part of the journal: enough to group them by shape and to
-# keep parts few, few enough to fit in memory if they are large and to lose little with a worker.
-CPU_IMAGES_PER_PART = 32
-GPU_IMAGES_PER_PART = 64
-# Cores that a worker without a GPU uses, each for a call of its own. Its calls share what takes long to start, torch,
-# and one copy of the weights; more of them would wait for the interpreter's lock.
-CPU_CONCURRENT_CALLS = 4
-GPU_WORKER_CPUS = 1.0
-# Calls that a worker with a GPU is at: the CPU's part of one (pixels in, masks encoded) is hidden by the other's.
-GPU_CONCURRENT_CALLS = 2
-
-# What training workers take of the CPUs, and validation beside them; data tasks have the rest.
-TRAINING_CPU_SHARE, VALIDATION_CPU_SHARE = 0.5, 0.25
-# Validation shares the GPU of a training worker where none is free. Large enough that no two such workers share one.
-TRAINING_GPU_SHARE = 0.875
 
 STRANGER_PATIENCE_S = 5.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """The model workers of a run, and what each is given.
-
-    concurrent_calls: how many calls a worker handles at once, each in a thread of its own. worker_threads: those
-    that torch uses for one call. images_per_part: what a call is given, unless the run says otherwise.
-    """
-
-    min_workers: int
-    max_workers: int
-    worker_cpus: float
-    worker_gpus: float
-    worker_threads: int
-    concurrent_calls: int
-    images_per_part: int
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.worker_gpus else "cpu"
-
-    @property
-    def calls(self) -> int:
-        """Calls that all workers together handle at once, at the most."""
-        return self.max_workers * self.concurrent_calls
-
-
-def plan_pool(workers: tuple[int, int] | None) -> Pool:
-    """Workers that fit the connected cluster: `workers` (min, max), or one a GPU, or without GPUs one a few cores.
-
-    On CPUs an image a core is faster than all cores at one image: RoIAlign and NMS use one thread.
-    """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    of_nodes = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
-    node_cpus = max(of_nodes)
-    if gpus:
-        low, high = workers or (gpus, gpus)
-        if low > gpus:
-            raise ConfigError(f"--workers asks for {low}, the cluster has {gpus} GPUs; one worker takes one GPU")
-        return Pool(
-            min_workers=low,
-            max_workers=min(high, gpus),
-            worker_cpus=min(GPU_WORKER_CPUS, node_cpus / 2),
-            worker_gpus=1.0,
-            worker_threads=max(1, int(cpus / gpus / 2)),
-            concurrent_calls=GPU_CONCURRENT_CALLS,
-            images_per_part=GPU_IMAGES_PER_PART,
-        )
-    low, high = workers or (max(1, sum(ceil(of_node / CPU_CONCURRENT_CALLS) for of_node in of_nodes)),) * 2
-    cores = min(node_cpus, cpus / low)
-    calls = max(1, min(int(cores), CPU_CONCURRENT_CALLS))
-    # Ray counts hundredths and more finely; a share rounded up might not fit any more.
-    share = int(WORKER_CPU_SHARE * cores * 100) / 100
-    return Pool(
-        min_workers=low,
-        max_workers=max(low, min(high, int(cpus))),
-        worker_cpus=max(share, 0.01),
-        worker_gpus=0.0,
-        worker_threads=max(1, int(cores) // calls),
-        concurrent_calls=calls,
-        images_per_part=CPU_IMAGES_PER_PART,
-    )
-
-
-def room_of(pool: Pool, tasks: int) -> Room:
-    """What the connected cluster has for a run with these workers, and so many tasks that read."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus = resources.get("CPU", 1.0)
-    return Room(
-        cpus=cpus,
-        gpus=round(pool.max_workers * pool.worker_gpus),
-        calls=pool.calls,
-        readers=max(1.0, min(tasks, (cpus - pool.max_workers * pool.worker_cpus) / TASK_CPUS)),
-        threads=pool.worker_threads,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRoom:
-    """The training workers of a run and what each is given; validation: the pool that segments beside them."""
-
-    min_workers: int
-    max_workers: int
-    worker_cpus: float
-    worker_gpus: float
-    worker_threads: int
-    validation: Pool
-
-
-def plan_training(workers: tuple[int, int] | None, validates: bool) -> TrainingRoom:
-    """Training workers for the connected cluster: `workers` (min, max), or one a GPU, or one without GPUs.
-
-    The minimum fits the cluster as it is; up to the maximum there may be room later, when machines join.
-    """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1.0)
-    low, high = workers or (max(1, gpus),) * 2
-    if gpus:
-        if low > gpus:
-            raise ConfigError(f"--workers asks for {low}, the cluster has {gpus} GPUs; one worker takes one GPU")
-        gpu_share = TRAINING_GPU_SHARE if validates and high >= gpus else 1.0
-        validation_gpus = 1.0 if gpu_share == 1.0 else 1 - gpu_share
-    else:
-        gpu_share = validation_gpus = 0.0
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    node_cpus = max(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"])
-    cores = min(node_cpus, cpus / (min(high, gpus) or high))
-    # Rounded down: a share rounded up might not fit any more. Ray Train adds shares up and divides again to count how
-    # many workers there is room for, in floats, in which only parts by powers of two come out even.
-    worker_cpus = int(TRAINING_CPU_SHARE * cores * 16) / 16
-    validation = Pool(
-        min_workers=1,
-        max_workers=1,
-        worker_cpus=max(int(VALIDATION_CPU_SHARE * node_cpus * 100) / 100, 0.01),
-        worker_gpus=validation_gpus,
-        worker_threads=max(1, int(VALIDATION_CPU_SHARE * node_cpus)),
-        concurrent_calls=1,
-        images_per_part=GPU_IMAGES_PER_PART if gpus else CPU_IMAGES_PER_PART,
-    )
-    return TrainingRoom(
-        min_workers=low,
-        max_workers=high,
-        worker_cpus=max(worker_cpus, 0.01),
-        worker_gpus=gpu_share,
-        worker_threads=max(1, int(cores)),
-        validation=validation,
-    )
 
 
 @contextlib.contextmanager

@@ -146,9 +146,23 @@ class Workload(FromSource):
         "images a forward pass; default: 1 on a CPU, 8 on a GPU", default=None, metavar="N", group="speed"
     )
     workers: str | None = option(
-        "model workers: N or MIN:MAX; default: one a GPU, or one for up to four CPU cores where the cluster has no GPU",
+        "model workers: N, or MIN:MAX to begin with MIN and grow with the work; default: as many as there is room for, "
+        "one a GPU, or one for up to four CPU cores where the cluster has no GPU",
         default=None,
         metavar="N[:MAX]",
+        group="speed",
+    )
+    gpus_per_worker: float | None = option(
+        "part of a GPU that a model worker takes, 0.5 for two on each, 0 for none; default: 1 where the cluster has "
+        "GPUs by then, so give it where they join only later",
+        default=None,
+        metavar="SHARE",
+        group="speed",
+    )
+    decode_on: str | None = option(
+        "fetch and decode only on machines with this label of Ray's, such as raymask=decode; default: on all",
+        default=None,
+        metavar="KEY=VALUE",
         group="speed",
     )
 
@@ -167,11 +181,24 @@ class Workload(FromSource):
             f"--precision is {self.precision!r}; auto, fp32 or bf16 is meant",
         )
         require(bool(self.extensions), "--extensions is empty; name endings, or 'all'")
+        require(
+            self.gpus_per_worker is None or 0 <= self.gpus_per_worker <= 1,
+            f"--gpus-per-worker is {self.gpus_per_worker}; it lies between 0 and 1",
+        )
         self.worker_range()
+        self.decode_labels()
 
     def worker_range(self) -> tuple[int, int] | None:
         """`--workers` as (min, max); None when it is left to the cluster."""
         return worker_bounds(self.workers)
+
+    def decode_labels(self) -> dict[str, str]:
+        """`--decode-on` as a label selector of Ray's; {} for any machine."""
+        if self.decode_on is None:
+            return {}
+        key, _, value = self.decode_on.partition("=")
+        require(bool(key and value), f"--decode-on is {self.decode_on!r}; KEY=VALUE is meant, such as raymask=decode")
+        return {key: value}
 
 
 @dataclass(frozen=True, kw_only=True)

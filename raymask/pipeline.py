@@ -29,7 +29,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raymask
-from raymask.cluster import TASK_CPUS, Pool, plan_pool, ray_session, room_of
+from raymask.cluster import ray_session
 from raymask.config import SegmentConfig
 from raymask.decode import Image, keep_freed_memory
 from raymask.errors import Failure, OutputError, RaymaskError
@@ -50,6 +50,7 @@ from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
 from raymask.listing import Found, add_listing, look_at_source
 from raymask.meter import Meter, metered
+from raymask.pools import TASK_CPUS, Pool, await_machines, noticing_machines, plan_pool, room_of, task_room_bytes
 from raymask.progress import Reporter, Silent
 from raymask.protocol import Work, work_to_do
 from raymask.publishing import publish
@@ -231,7 +232,9 @@ def process(
     report.images(done, failed, total)
     if not pending:
         return 0
-    pool = pool or plan_pool(config.worker_range())
+    if pool is None:
+        await_machines(bool(config.gpus_per_worker), config.decode_labels(), report.say)
+        pool = plan_pool(config.worker_range(), config.gpus_per_worker)
     images_per_part = config.images_per_part or share_of(pending, pool)
     images = ImageSource(
         folder=manifest.folder,
@@ -242,33 +245,40 @@ def process(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         rows_per_block=images_per_part,
+        room_bytes=task_room_bytes(config.decode_labels()),
         decoder=DECODER,
     )
-    meter.begins(pending, room_of(pool, len(images.chunks)))
-    workers = min(pool.min_workers, len(images.chunks)), min(pool.max_workers, len(images.chunks))
-    rows = ray.data.read_datasource(images, num_cpus=TASK_CPUS, override_num_blocks=len(images.chunks))
-    rows = rows.map_batches(
-        Worker,
-        fn_constructor_kwargs={
-            "model": ray.put(model),
-            "config": config,
-            "pool": pool,
-            "folder": manifest.folder,
-            "attempt": work.attempt,
-            "witness": _begin_witness(),
-        },
-        batch_format="pyarrow",
-        batch_size=images_per_part,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=workers[0],
-            max_size=workers[1],
-            initial_size=workers[0],
-            max_concurrent_calls_per_actor=pool.concurrent_calls,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=pool.worker_cpus,
-        num_gpus=pool.worker_gpus,
-    )
+    most = len(images.chunks)
+    meter.begins(pending, room_of(pool, most))
+    with noticing_machines(pool, most):
+        rows = ray.data.read_datasource(
+            images,
+            num_cpus=TASK_CPUS,
+            override_num_blocks=most,
+            label_selector=config.decode_labels() or None,
+        )
+        rows = rows.map_batches(
+            Worker,
+            fn_constructor_kwargs={
+                "model": ray.put(model),
+                "config": config,
+                "pool": pool,
+                "folder": manifest.folder,
+                "attempt": work.attempt,
+                "witness": _begin_witness(),
+            },
+            batch_format="pyarrow",
+            batch_size=images_per_part,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=min(pool.min_workers, most),
+                max_size=min(pool.max_workers or pool.min_workers, most),
+                initial_size=min(pool.min_workers, most),
+                max_concurrent_calls_per_actor=pool.concurrent_calls,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=pool.worker_cpus,
+            num_gpus=pool.worker_gpus,
+        )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for committed in batch.to_pylist():
             if committed["trace"] is not None:
@@ -328,7 +338,7 @@ class ImageSource(Datasource):
 
     wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
     still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, unless their pixels are many, see `Sandbox.blocks`; decoder: see `Sandbox`.
+    images travel together, room_bytes: unless their pixels are more, see `Sandbox.blocks`; decoder: see `Sandbox`.
     """
 
     def __init__(
@@ -342,6 +352,7 @@ class ImageSource(Datasource):
         max_bytes: int,
         max_pixels: int,
         rows_per_block: int,
+        room_bytes: int,
         decoder: str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -353,6 +364,7 @@ class ImageSource(Datasource):
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self.rows_per_block = rows_per_block
+        self.room_bytes = room_bytes
         self.decoder = decoder
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -374,6 +386,7 @@ class ImageSource(Datasource):
                     max_bytes=self.max_bytes,
                     max_pixels=self.max_pixels,
                     rows_per_block=self.rows_per_block,
+                    room_bytes=self.room_bytes,
                     decoder=self.decoder,
                 ),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
@@ -394,6 +407,7 @@ def read_images(
     max_bytes: int,
     max_pixels: int,
     rows_per_block: int,
+    room_bytes: int,
     decoder: str = DECODER,
 ) -> Iterator[pa.Table]:
     """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
@@ -410,7 +424,8 @@ def read_images(
             else Place(r["uri"])
             for r in listed
         ]
-        with borrowed_sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder) as sandbox:
+        sizes = {"max_bytes": max_bytes, "max_pixels": max_pixels, "room_bytes": room_bytes}
+        with borrowed_sandbox(**sizes, decoder=decoder) as sandbox:
             fetched = each("fetch", fetch(places, max_bytes=max_bytes))
             files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
             for block in each("decode", sandbox.blocks(files, rows_per_block)):

@@ -31,7 +31,7 @@ LAYERS = [
         "polars",
         "spark",
     },
-    {"sources", "journal", "cluster", "sandbox", "logs", "metrics"},
+    {"sources", "journal", "cluster", "pools", "sandbox", "logs", "metrics"},
     {"published", "listing", "meter", "shards", "pictures"},
     {"snapshot", "database"},
     {"publishing", "output", "state", "cleanup"},

@@ -8,20 +8,18 @@ from typing import Any
 import pytest
 import ray
 
-from raymask.cluster import TASK_CPUS, TrainingRoom, plan_training
 from raymask.errors import ConfigError
+from raymask.pools import TASK_CPUS, TrainingRoom, plan_training
 from raymask.training.trainer import scaling_of
 
 
-def plan(nodes: list[dict[str, float]], workers: tuple[int, int] | None, *, validates: bool = False) -> TrainingRoom:
+def plan(
+    nodes: list[dict[str, float]], workers: tuple[int, int] | None, *, validates: bool = False, on_gpus: bool = True
+) -> TrainingRoom:
     """The plan for a cluster of these nodes: resources by name."""
-    total: dict[str, float] = {}
-    for node in nodes:
-        total |= {name: total.get(name, 0.0) + value for name, value in node.items()}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ray, "cluster_resources", lambda: total)
         patched.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-        return plan_training(workers, validates)
+        return plan_training(workers, validates, on_gpus)
 
 
 def counted(share: float, workers: int) -> float:
@@ -53,6 +51,10 @@ def test_on_gpus_more_workers_than_there_is_room_for_wait_for_machines() -> None
     scaling = scaling_of(room)
     assert (scaling.num_workers, scaling.use_gpu) == ((1, 4), True)
     assert scaling.resources_per_worker == {"CPU": 8.0, "GPU": 1.0}
+
+
+def test_gpus_can_be_left_to_others() -> None:
+    assert plan([{"CPU": 16.0, "GPU": 4.0}], None, on_gpus=False) == plan([{"CPU": 16.0}], None)
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 5, 8, 20])

@@ -168,17 +168,19 @@ def _await_group(waiting: deque[_Waiting[T]], coming: Iterator[tuple[T, bytes | 
     return bool(waiting)
 
 
-_idle: dict[tuple[int, int, str], list[Sandbox]] = {}
+_idle: dict[tuple[int, int, int, str], list[Sandbox]] = {}
 
 
 @contextlib.contextmanager
-def borrowed_sandbox(*, max_bytes: int, max_pixels: int, decoder: str) -> Iterator[Sandbox]:
+def borrowed_sandbox(
+    *, max_bytes: int, max_pixels: int, decoder: str, room_bytes: int = ROOM_BYTES
+) -> Iterator[Sandbox]:
     """A sandbox for as long as the `with` block, with a child on its way; this process keeps it for the next one."""
-    idle = _idle.setdefault((max_bytes, max_pixels, decoder), [])
+    idle = _idle.setdefault((max_bytes, max_pixels, room_bytes, decoder), [])
     try:
         sandbox = idle.pop()
     except IndexError:
-        sandbox = Sandbox(max_bytes=max_bytes, max_pixels=max_pixels, decoder=decoder)
+        sandbox = Sandbox(max_bytes=max_bytes, max_pixels=max_pixels, room_bytes=room_bytes, decoder=decoder)
     sandbox.start()
     try:
         yield sandbox

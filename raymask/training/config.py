@@ -161,6 +161,13 @@ class TrainConfig:
         metavar="N[:MAX]",
         group="running",
     )
+    gpus_per_worker: int | None = option(
+        "1 to train on GPUs, and wait for the first to join where the cluster has none yet; 0 for CPUs; default: GPUs "
+        "where the cluster has them",
+        default=None,
+        metavar="N",
+        group="running",
+    )
     precision: Precision = option(  # noqa: RUF009 - as above
         "arithmetic of the network; auto takes bf16 on GPUs that have it", default="auto", group="running"
     )
@@ -207,6 +214,7 @@ class TrainConfig:
         for name in ("image_mean", "image_std"):
             value = getattr(self, name)
             require(value is None or len(value) == 3, f"{flag(name)} is {value}; three numbers are meant")
+        require(self.gpus_per_worker in (None, 0, 1), f"--gpus-per-worker is {self.gpus_per_worker}; 0 or 1 is meant")
         require(self.min_scale <= self.max_scale, f"--min-scale {self.min_scale} is above --max-scale {self.max_scale}")
         require(
             all(0 < m < 1 for m in self.milestones), f"--milestones are {self.milestones}; they lie between 0 and 1"

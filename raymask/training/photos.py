@@ -11,10 +11,10 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 
-from raymask.cluster import TASK_CPUS
 from raymask.decode import Image
 from raymask.errors import Failure
 from raymask.fetch import Place, fetch
+from raymask.pools import TASK_CPUS
 from raymask.sandbox import borrowed_sandbox
 
 CHECK_ROWS = 32

@@ -32,11 +32,12 @@ from ray.train.v2.api.result import Result
 from ray.train.v2.api.validation_config import ValidationConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raymask.cluster import TrainingRoom, plan_training, ray_session
+from raymask.cluster import ray_session
 from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.evaluation import read_annotations
 from raymask.journal import Lease
 from raymask.model import ModelSpec, load_model, save_model
+from raymask.pools import TrainingRoom, await_machines, plan_training
 from raymask.progress import Reporter, Silent, duration_text
 from raymask.sandbox import DECODER
 from raymask.storage import Folder, absolute, join, used_plainly
@@ -63,6 +64,7 @@ FREE_OPTIONS = frozenset(
     {
         "out",
         "workers",
+        "gpus_per_worker",
         "precision",
         "checkpoint_images",
         "max_failures",
@@ -103,6 +105,7 @@ def train(config: TrainConfig, report: Reporter | None = None) -> TrainSummary:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     kept = Folder(config.out).sub(RUNS_FOLDER)
     with ray_session(config.allow_open_cluster), used_plainly(config.out), Lease(kept):
+        await_machines(bool(config.gpus_per_worker), {}, report.say)
         check_same(config, kept)
         rows = prepared_rows(config, kept, report)
         check_validation(config, rows)
@@ -174,7 +177,7 @@ def check_validation(config: TrainConfig, rows: AnnotatedRows) -> None:
 
 def fit(config: TrainConfig, rows: AnnotatedRows, start: Start, storage: Storage, records: Any) -> Result:
     """Run the workers to the end; Ray Train starts them again, from the last checkpoint, when some die."""
-    room = plan_training(config.worker_range(), config.val is not None)
+    room = plan_training(config.worker_range(), config.val is not None, config.gpus_per_worker != 0)
     total = config.epochs * rows.table.num_rows
     reading = Reading(
         rows=ray.put(rows.table),

@@ -7,10 +7,10 @@ from typing import Any
 
 import ray.train
 
-from raymask.cluster import Pool
 from raymask.config import SegmentConfig
 from raymask.evaluation import evaluate
 from raymask.pipeline import segment
+from raymask.pools import Pool
 from raymask.storage import Folder, join, resolve
 from raymask.training.config import TrainConfig
 from raymask.training.storage import RUNS_FOLDER, Storage, images_of, name_of
