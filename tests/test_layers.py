@@ -20,7 +20,7 @@ LAYERS = [
     {"sources", "journal", "cluster", "sandbox"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},
-    {"pipeline", "evaluation"},
+    {"pipeline", "evaluation", "lakes"},
     {"training"},
     {"demo"},
     {"cli"},

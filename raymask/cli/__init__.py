@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from raymask import __version__
-from raymask.cli import evaluate, segment, train, upkeep
+from raymask.cli import evaluate, publish, segment, train, upkeep
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import RaymaskError
+from raymask.lakes.config import PublishConfig
 from raymask.progress import harmless
 from raymask.training.config import TrainConfig
 from raymask.urls import without_credentials
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "segment": (SegmentConfig, segment.segment),
     "train": (TrainConfig, train.train),
     "evaluate": (EvaluateConfig, evaluate.evaluate),
+    "publish": (PublishConfig, publish.publish),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
 }
