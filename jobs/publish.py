@@ -1,6 +1,6 @@
 """`raymask publish` as a Ray job:
 
-ray job submit --working-dir . -- python jobs/publish.py --config jobs/publish.yaml --set out=s3://… --set format=delta …
+ray job submit --working-dir . -- python jobs/publish.py --config jobs/publish.yaml --set out=s3://… --set format=…
 """
 
 import sys

@@ -1,21 +1,19 @@
-"""Published outputs for tests of lakes, made without Ray, and publishers that are killed. Light to import: see `kill`."""
+"""Published outputs for tests of lakes, made without Ray."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raymask import publishing
 from raymask.errors import ErrorKind, Failure
-from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, write_part
-from raymask.lakes import publisher
-from raymask.lakes.config import PublishConfig
+from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, read_run, write_part
 from raymask.masks import EncodedMasks, encode
 from raymask.schema import MANIFEST
 from raymask.tables import DecodedRow, decoded_table, part_table
@@ -24,17 +22,26 @@ CATEGORIES = ((1, "person"), (18, "dog"))
 FAILURE = Failure(ErrorKind.TRUNCATED, "because")
 
 
+@dataclass(frozen=True)
 class Found:
-    """Objects in an image of 4 x 6 pixels, another number of pixels each."""
+    """Objects in an image of 4 x 6 pixels."""
 
-    size_hw = (4, 6)
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    masks: EncodedMasks
+    size_hw: tuple[int, int] = (4, 6)
 
-    def __init__(self, count: int) -> None:
-        self.boxes_xyxy = np.arange(4 * count, dtype=np.float32).reshape(count, 4) / 8
-        self.labels = np.arange(count, dtype=np.int64) % 2 + 1
-        self.scores = np.linspace(0.9, 0.1, count, dtype=np.float32)
-        pixels = [np.arange(24).reshape(4, 6) < number % 25 for number in range(count)]
-        self.masks = EncodedMasks([encode(p)["counts"] for p in pixels], np.array([p.sum() for p in pixels], np.int64))
+
+def found(count: int) -> Found:
+    """So many objects, another number of pixels each."""
+    pixels = [np.arange(24).reshape(4, 6) < number % 25 for number in range(count)]
+    return Found(
+        boxes_xyxy=(np.arange(4 * count).reshape(count, 4) / 8).astype(np.float32),
+        labels=np.arange(count, dtype=np.int64) % 2 + 1,
+        scores=np.linspace(0.9, 0.1, count).astype(np.float32),
+        masks=EncodedMasks([encode(p)["counts"] for p in pixels], np.array([p.sum() for p in pixels], np.int64)),
+    )
 
 
 def add_images(out: str, counts: list[int | None], user: Mapping[str, pa.Array] | None = None) -> None:
@@ -69,13 +76,13 @@ def segment(out: str, counts: Mapping[int, int | None], attempt: int) -> None:
         )
         for ordinal, count in counts.items()
     ]
-    results = {row: Found(count) for row, count in enumerate(counts.values()) if count is not None}
+    results = {row: found(count) for row, count in enumerate(counts.values()) if count is not None}
     write_part(journal_folder(out), part_table(decoded_table(decoded), results, CATEGORIES), attempt)
 
 
 def publish_output(out: str) -> None:
     """What a run does in the end, with every task in this process."""
-    run = publishing.read_run(out)
+    run = read_run(out)
     assert run is not None
     with in_this_process():
         publishing.publish(out, run, Manifest.read(journal_folder(out)))
@@ -83,51 +90,3 @@ def publish_output(out: str) -> None:
 
 def in_this_process() -> Any:
     return mock.patch.object(publishing, "_on_the_cluster", lambda call, calls: (call(*each) for each in calls))
-
-
-class Points:
-    """Counts how often a publisher comes by a place at which it may be killed, and kills it at the wanted one."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted, self.passed = wanted, 0
-
-    def reach(self) -> None:
-        self.passed += 1
-        if self.passed == self.wanted:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def around(self, owner: Any, name: str) -> None:
-        plain = getattr(owner, name)
-
-        def with_points(*arguments: Any, **options: Any) -> Any:
-            self.reach()
-            answer = plain(*arguments, **options)
-            self.reach()
-            return answer
-
-        setattr(owner, name, with_points)
-
-
-def publish_until_killed(options: dict[str, Any], point: int) -> None:
-    """Publish in this process, which dies at the point of this number, or ends if there are not so many."""
-    points = Points(point)
-    plain = publisher.read_rows
-
-    def read_rows(*arguments: Any) -> Iterator[pa.RecordBatch]:
-        for batch in plain(*arguments):
-            points.reach()
-            yield batch
-
-    publisher.read_rows = read_rows  # in the middle of the data
-    if options["format"] == "delta":
-        import deltalake
-
-        points.around(deltalake.DeltaTable, "create")
-        points.around(deltalake, "write_deltalake")
-    else:
-        from pyiceberg.catalog.sql import SqlCatalog
-
-        points.around(SqlCatalog, "create_table")
-        points.around(SqlCatalog, "commit_table")
-        points.around(SqlCatalog, "_write_metadata")  # in the middle of a commit
-    publisher.publish(PublishConfig(**options))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import deltalake
 import pyarrow as pa
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from raymask.errors import ConfigError
 from raymask.lakes.config import PublishConfig
@@ -43,7 +44,8 @@ class DeltaTable:
         """See `publisher.LakeTable`."""
         application = f"raymask-{output}"
         version = self._table.transaction_version(application) or 0
-        batches = itertools.chain.from_iterable(map(rows, new))
+        failures: list[Exception] = []
+        batches = _noting(failures, itertools.chain.from_iterable(map(rows, new)))
         keys = ", ".join(f"'{key}'" for key in (*old, *new))
         mode: dict[str, Any] = {"mode": "overwrite", "predicate": f"{KEY} IN ({keys})"} if old else {"mode": "append"}
         try:
@@ -63,6 +65,10 @@ class DeltaTable:
             if deltalake.DeltaTable(self._table.table_uri, storage_options=_options()).version() == self._version:
                 raise  # nobody else has done anything
             return False
+        except DeltaError as error:
+            if failures:
+                raise failures[0] from error  # of which deltalake makes a text
+            raise
         return True
 
 
@@ -73,12 +79,28 @@ def open_table(config: PublishConfig, name: str, schema: pa.Schema) -> DeltaTabl
     """
     assert config.to is not None
     location = join(absolute(config.to), name)
-    table = deltalake.DeltaTable.create(
-        location, deltalake.Schema.from_arrow(schema), mode="ignore", storage_options=_options()
+    make = partial(
+        deltalake.DeltaTable.create,
+        location,
+        deltalake.Schema.from_arrow(schema),
+        mode="ignore",
+        storage_options=_options(),
     )
+    try:
+        table = make()
+    except CommitFailedError:
+        table = make()  # which another has made meanwhile, or the first try, whose answer was lost
     if KEY not in [field.name for field in table.schema().fields]:
         raise ConfigError(f"{location} is a Delta table without a column {KEY}; choose another --to")
     return DeltaTable(table, location, schema)
+
+
+def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 def _options() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
-from pyiceberg.expressions import AlwaysFalse, EqualTo, Or, StartsWith
+from pyiceberg.expressions import AlwaysFalse, EqualTo, Or, Reference, StartsWith
+from pyiceberg.expressions.literals import literal
 from pyiceberg.table import Table
+from sqlalchemy.exc import DBAPIError
 
 from raymask.errors import ConfigError
 from raymask.lakes.config import PublishConfig
@@ -21,6 +24,8 @@ from raymask.storage import absolute, local_path
 
 # In full, so that the bounds of a file say its key; by default Iceberg keeps the first 16 characters.
 _PROPERTIES = {f"write.metadata.metrics.column.{KEY}": "full"}
+
+MAKERS = 3  # how often another may be faster to make the catalog, the namespace or the table, which SQL refuses then
 
 
 class IcebergTable:
@@ -33,7 +38,9 @@ class IcebergTable:
 
     def keys(self, output: str) -> set[str]:
         """The keys of an output that are in it."""
-        scan = self._table.scan(row_filter=StartsWith(KEY, f"{output}-"), selected_fields=(KEY,))
+        scan = self._table.scan(
+            row_filter=StartsWith(term=Reference(KEY), value=literal(f"{output}-")), selected_fields=(KEY,)
+        )
         field = self._table.schema().find_field(KEY).field_id
         bounds = [(t.file.lower_bounds.get(field), t.file.upper_bounds.get(field)) for t in scan.plan_files()]
         if all(low is not None and low == high for low, high in bounds):
@@ -57,7 +64,7 @@ class IcebergTable:
             with self._table.transaction() as transaction:
                 # pyiceberg tries an append again behind whatever was committed meanwhile. A delete is checked first,
                 # and fails where rows that it speaks of have come: hence the new keys in it, though none is there.
-                keys = (EqualTo(KEY, key) for key in (*old, *new))
+                keys = (EqualTo(term=Reference(KEY), value=literal(key)) for key in (*old, *new))
                 with _nothing_to_delete():
                     transaction.delete(Or(AlwaysFalse(), AlwaysFalse(), *keys), snapshot_properties=properties)
                 if written:
@@ -90,6 +97,13 @@ def open_table(config: PublishConfig, name: str, schema: pa.Schema) -> IcebergTa
 
     Columns that it does not have yet are added to it. ConfigError if it is not one of `raymask publish`.
     """
+    for _ in range(MAKERS):
+        with contextlib.suppress(DBAPIError):
+            return _open(config, name, schema)
+    return _open(config, name, schema)
+
+
+def _open(config: PublishConfig, name: str, schema: pa.Schema) -> IcebergTable:
     assert config.to is not None
     catalog = _catalog(config)
     identifier = f"{config.to}.{name}"
@@ -115,7 +129,10 @@ def _catalog(config: PublishConfig) -> Catalog:
     assert config.catalog is not None and config.warehouse is not None
     path = local_path(config.warehouse)
     warehouse = absolute(config.warehouse) if path is None else f"file://{path}"
-    return load_catalog("default", type="sql", uri=config.catalog, warehouse=warehouse)
+    # pyiceberg does not look for it in the environment, as everything else of raymask does.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    store = {"s3.endpoint": endpoint} if endpoint else {}
+    return load_catalog("default", type="sql", uri=config.catalog, warehouse=warehouse, **store)
 
 
 @contextlib.contextmanager
