@@ -135,22 +135,27 @@ def _bring_up_to_date(
             old, new = sorted(there - wanted.keys()), [key for key in wanted if key not in there]
             if not old and not new:
                 return _change(name, table.location, there, wanted)
-            rows = partial(_rows_of, config, wanted, new, schema, partial(_say_shards, report, name))
-            if table.commit(output, absolute(config.out), old, new, rows):
+            files = _Files(config.out, wanted, schema, partial(_say_shards, report, name), len(new))
+            if table.commit(output, absolute(config.out), old, new, files.rows):
                 return _change(name, table.location, there, wanted)
     raise OutputError(f"others change {table.location} all the time; stop them, then run the same command again")
 
 
-def _rows_of(
-    config: PublishConfig,
-    wanted: Mapping[str, PublishedFile],
-    new: Sequence[str],
-    schema: pa.Schema,
-    on_progress: Callable[[int, int], None],
-    key: str,
-) -> Iterator[pa.RecordBatch]:
-    on_progress(new.index(key), len(new))
-    yield from read_rows(config.out, wanted[key], key, schema)
+@dataclass
+class _Files:
+    """The files to append, of which it is said how many were read."""
+
+    out: str
+    by_key: Mapping[str, PublishedFile]
+    schema: pa.Schema
+    on_progress: Callable[[int, int], None]
+    count: int
+    read: int = 0
+
+    def rows(self, key: str) -> Iterator[pa.RecordBatch]:
+        yield from read_rows(self.out, self.by_key[key], key, self.schema)
+        self.read += 1
+        self.on_progress(self.read, self.count)
 
 
 def _say_shards(report: Reporter, table: str, done: int, of: int) -> None:
