@@ -354,7 +354,9 @@ def test_on_a_store_that_loses_answers(format: str, server: Store, out: str, tmp
             allow = {"allow_http": "true"}
             found = deltalake.DeltaTable(f"{server.url}/lake/{table}", storage_options=allow).to_pyarrow_table()
         else:
-            catalog = load_catalog("default", uri=options["catalog"], **{"s3.endpoint": server.endpoint})
+            catalog = load_catalog(
+                "default", uri=options["catalog"], **{"s3.endpoint": server.endpoint, "s3.region": "us-east-1"}
+            )
             found = catalog.load_table(f"photos.{table}").scan().to_arrow()
         assert ordered(found.drop_columns([KEY]).to_pylist()) == published_rows(out, table)
 

@@ -129,9 +129,11 @@ def _catalog(config: PublishConfig) -> Catalog:
     assert config.catalog is not None and config.warehouse is not None
     path = local_path(config.warehouse)
     warehouse = absolute(config.warehouse) if path is None else f"file://{path}"
-    # pyiceberg does not look for it in the environment, as everything else of raymask does.
+    store: dict[str, str] = {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    store = {"s3.endpoint": endpoint} if endpoint else {}
+    if endpoint:  # which pyiceberg does not look for; and without a region it asks AWS where the bucket is
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        store = {"s3.endpoint": endpoint, "s3.region": region}
     return load_catalog("default", type="sql", uri=config.catalog, warehouse=warehouse, **store)
 
 
