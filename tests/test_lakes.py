@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +188,9 @@ def test_what_is_new_is_appended_and_what_has_changed_replaced(lake: Lake, out: 
     assert holds(lake, out)
     assert [lake.commits(t) for t in TABLES] == [2, 2]
     assert [c.added for c in lake.publish(out)] == [0, 0]
+    if lake.format == "iceberg":
+        operations = [snapshot.summary.operation.value for snapshot in lake.iceberg("images").snapshots()]
+        assert operations == ["append", "delete", "append"], "files are dropped whole, none is rewritten"
 
 
 def test_compacted_tables_are_understood(lake: Lake, out: str) -> None:
@@ -281,7 +284,7 @@ def test_many_at_once(lake: Lake, out: str) -> None:
 
 def test_overtaken_by_the_same_output(lake: Lake, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another has appended the same rows after this one had looked, and before it commits."""
-    first = overtaken(lake, out, monkeypatch)
+    first = overtaken(lake, out, monkeypatch, lambda: lake.publish(out))
     assert [c.added for c in first] == [0, 0]
     assert holds(lake, out)
     assert [lake.commits(t) for t in TABLES] == [1, 1]
@@ -297,19 +300,39 @@ def test_overtaken_by_another_output(lake: Lake, out: str, tmp_path: Path, monke
     segment(other, {0: 1}, attempt=1)
     add_images(other, [7], {"camera": pa.array(["e"])})
     publish_output(other)
-    assert [c.added for c in overtaken(lake, out, monkeypatch, rival=other)] == [33, 8]
+    assert [c.added for c in overtaken(lake, out, monkeypatch, lambda: lake.publish(other))] == [33, 8]
     assert holds(lake, out, other)
 
 
-def overtaken(lake: Lake, out: str, monkeypatch: pytest.MonkeyPatch, rival: str | None = None) -> list[TableChange]:
-    """Publish `out`, with a whole publish of `rival`, or of the same, just before the first row is handed over."""
+def test_overtaken_by_a_newer_state(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another has tried an image of the same file again, and published that; the older state must not come on top."""
+    out = str(tmp_path / "out")
+    add_images(out, [None, None, 2])
+    publish_output(out)
+    lake.publish(out)
+    segment(out, {0: 3}, attempt=1)
+    publish_output(out)
+
+    def newer() -> None:
+        segment(out, {1: 4}, attempt=2)
+        publish_output(out)
+        lake.publish(out)
+
+    with pytest.raises(OutputError, match="was published anew meanwhile; run the same command again"):
+        overtaken(lake, out, monkeypatch, newer)
+    assert holds(lake, out)
+    assert [c.added for c in lake.publish(out)] == [0, 0]
+
+
+def overtaken(lake: Lake, out: str, monkeypatch: pytest.MonkeyPatch, rival: Callable[[], object]) -> list[TableChange]:
+    """Publish `out`, with all that `rival` does just before the first row is handed over."""
     plain = rows.read_rows
-    rivals = [rival or out]
+    rivals = [rival]
 
     def read_rows(*arguments: Any) -> Iterator[pa.RecordBatch]:
         while rivals:  # in a thread of its own, since deltalake is in the middle of a call in this one
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(lake.publish, rivals.pop()).result()
+                pool.submit(rivals.pop()).result()
         yield from plain(*arguments)
 
     monkeypatch.setattr("raymask.lakes.publisher.read_rows", read_rows)

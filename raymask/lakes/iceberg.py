@@ -12,14 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
-from pyiceberg.expressions import AlwaysFalse, EqualTo, Or, Reference, StartsWith
+from pyiceberg.expressions import (
+    AlwaysFalse,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    LessThan,
+    Or,
+    Reference,
+    StartsWith,
+)
 from pyiceberg.expressions.literals import literal
 from pyiceberg.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from raymask.errors import ConfigError
 from raymask.lakes.config import PublishConfig
-from raymask.lakes.rows import KEY
+from raymask.lakes.rows import KEY, shard_of
 from raymask.storage import absolute, local_path
 
 # In full, so that the bounds of a file say its key; by default Iceberg keeps the first 16 characters.
@@ -63,10 +72,12 @@ class IcebergTable:
             written.extend(self._write(key, rows(key)) for key in new)
             with self._table.transaction() as transaction:
                 # pyiceberg tries an append again behind whatever was committed meanwhile. A delete is checked first,
-                # and fails where rows that it speaks of have come: hence the new keys in it, though none is there.
-                keys = (EqualTo(term=Reference(KEY), value=literal(key)) for key in (*old, *new))
+                # and fails where rows that it speaks of have come: hence also of files of which nothing is there.
+                files = sorted({shard_of(key) for key in (*old, *new)})
                 with _nothing_to_delete():
-                    transaction.delete(Or(AlwaysFalse(), AlwaysFalse(), *keys), snapshot_properties=properties)
+                    transaction.delete(
+                        Or(AlwaysFalse(), AlwaysFalse(), *map(_begins_with, files)), snapshot_properties=properties
+                    )
                 if written:
                     transaction.add_files(written, snapshot_properties=properties, check_duplicate_files=False)
         except (CommitFailedException, ValidationException):
@@ -135,6 +146,16 @@ def _catalog(config: PublishConfig) -> Catalog:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         store = {"s3.endpoint": endpoint, "s3.region": region}
     return load_catalog("default", type="sql", uri=config.catalog, warehouse=warehouse, **store)
+
+
+def _begins_with(prefix: str) -> BooleanExpression:
+    """Keys with this prefix, as a range, which the bounds of a file can fulfil so that the file need not be read."""
+    behind = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    key = Reference(KEY)
+    return And(
+        GreaterThanOrEqual(term=key, value=literal(prefix)),
+        LessThan(term=key, value=literal(behind)),
+    )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from raymask.errors import ConfigError, OutputError, RaymaskError
 from raymask.lakes.config import PublishConfig
-from raymask.lakes.rows import TABLES, keyed_files, lake_schema, output_id, read_rows
+from raymask.lakes.rows import TABLES, keyed_files, lake_schema, output_id, read_rows, shard_of
 from raymask.progress import Reporter, Silent
 from raymask.published import Published, PublishedFile, read_published
 from raymask.state import status
@@ -59,8 +59,8 @@ class LakeTable(Protocol):
     ) -> bool:
         """Remove the rows of the keys `old` and append those of `new`, in one commit; whether that was done.
 
-        It is not, and nothing is, where another publisher has changed something meanwhile. out: noted beside the
-        commit, for people.
+        It is not, and nothing is, where another publisher has changed rows of these files meanwhile. old, new: all
+        keys of the files concerned, those that were there and those that are wanted. out: noted beside the commit.
         """
         ...
 
@@ -132,8 +132,12 @@ def _bring_up_to_date(
         for _ in range(MAX_RIVALS):
             table = opened(config, name, schema)
             there = table.keys(output)
-            old, new = sorted(there - wanted.keys()), [key for key in wanted if key not in there]
-            if not old and not new:
+            # Read now, for what is there may be newer than what was published when this began.
+            if read_published(config.out) != published:
+                raise OutputError(f"{config.out} was published anew meanwhile; run the same command again")
+            touched = {shard_of(key) for key in there ^ wanted.keys()}
+            old, new = ([key for key in sorted(keys) if shard_of(key) in touched] for keys in (there, wanted))
+            if not touched:
                 return _change(name, table.location, there, wanted)
             files = _Files(config.out, wanted, schema, partial(_say_shards, report, name), len(new))
             if table.commit(output, absolute(config.out), old, new, files.rows):

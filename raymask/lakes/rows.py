@@ -47,6 +47,11 @@ def keyed_files(output: str, published: Published, table: str) -> dict[str, Publ
     }
 
 
+def shard_of(key: str) -> str:
+    """What the keys of one file have in common, whatever its content; no other key begins so."""
+    return key[:-_DIGEST_CHARACTERS]
+
+
 def lake_schema(out: str, table: str) -> pa.Schema:
     """The columns of a published table behind the key, in types that Delta and Iceberg have alike."""
     fields = INSTANCES if table == "instances" else images_schema(Manifest.read(journal_folder(out)).user_fields())
