@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raymask.interop.config import ExportFormat, ImportFormat
     from raymask.interop.exporting import ExportSummary
     from raymask.interop.importing import ImportSummary
+    from raymask.lakes.publisher import TableChange
     from raymask.model import Predictor
     from raymask.output import Masks
     from raymask.pipeline import Summary
@@ -49,9 +50,10 @@ __all__ = [
     "export",
     "import_",
     "open",
+    "plan",
+    "publish",
     "query",
     "report",
-    "plan",
     "segment",
     "status",
     "train",
@@ -105,6 +107,23 @@ def evaluate(out: str, annotations: str, *, max_detections: int = 100) -> Evalua
     from raymask.evaluation import evaluate_fully
 
     return evaluate_fully(EvaluateConfig(out=out, annotations=annotations, max_detections=max_detections))
+
+
+def publish(out: str, **options: Any) -> list[TableChange]:
+    """Finish the tables of an output, or bring their rows into Delta or Iceberg tables, exactly once.
+
+    options: the fields of `raymask.lakes.config.PublishConfig`, the same as the flags of `raymask publish`.
+    """
+    from raymask.console import ConsoleReporter
+    from raymask.lakes.config import PublishConfig
+    from raymask.lakes.publisher import publish as run
+    from raymask.progress import Silent
+
+    config = PublishConfig(out=out, **options)
+    if config.quiet:
+        return run(config, Silent())
+    with ConsoleReporter() as report:
+        return run(config, report)
 
 
 def open(out: str) -> Masks:

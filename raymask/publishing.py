@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raymask.errors import OutputError
-from raymask.journal import Manifest, Run, scan_parts
+from raymask.journal import Lease, Manifest, Run, journal_folder, read_run, scan_parts
 from raymask.protocol import (
     Commit,
     Copy,
@@ -39,6 +39,18 @@ MAX_SHARDS_AT_ONCE = 64
 MAX_RIVALS = 10  # how often another run may publish in between
 
 T = TypeVar("T")
+
+
+def finish(out: str, allow_open_cluster: bool, on_progress: Callable[[int, int], None]) -> Published:
+    """Publish an output whose run was cut off, without its source and its model; see `publish`."""
+    from raymask.cluster import ray_session  # Ray takes a second, for those who publish with it
+
+    run = read_run(out)
+    if run is None:
+        raise OutputError(f"{out!r} holds no output of raymask")
+    folder = journal_folder(out)
+    with ray_session(allow_open_cluster), Lease(folder):
+        return publish(out, run, Manifest.read(folder), on_progress)
 
 
 def publish(

@@ -36,7 +36,7 @@ LAYERS = [
     {"snapshot", "database"},
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},
-    {"pipeline", "evaluation", "asking"},
+    {"pipeline", "evaluation", "asking", "lakes"},
     {"training", "forecast", "gallery", "interop"},
     {"demo"},
     {"cli"},

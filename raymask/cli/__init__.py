@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from raymask import __version__
 from raymask.asking.config import QueryConfig, ShellConfig
-from raymask.cli import evaluate, interchange, plan, query, report, segment, train, upkeep, view
+from raymask.cli import evaluate, interchange, plan, publish, query, report, segment, train, upkeep, view
 from raymask.cli.codes import FAILED, INTERRUPTED
 from raymask.cli.options import Parser, add_options
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
@@ -23,6 +23,7 @@ from raymask.errors import known_cause
 from raymask.forecast.config import PlanConfig
 from raymask.gallery.config import ViewConfig
 from raymask.interop.config import ExportConfig, ImportConfig
+from raymask.lakes.config import PublishConfig
 from raymask.progress import harmless
 from raymask.reporting.config import DrawConfig, ReportConfig
 from raymask.training.config import TrainConfig
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "draw": (DrawConfig, report.draw),
     "export": (ExportConfig, interchange.export),
     "import": (ImportConfig, interchange.import_),
+    "publish": (PublishConfig, publish.publish),
     "status": (StatusConfig, upkeep.status),
     "clean": (CleanConfig, upkeep.clean),
 }
