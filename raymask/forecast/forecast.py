@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from raymask.cluster import Pool, plan_pool, ray_session
+from raymask.cluster import ray_session
 from raymask.config import SegmentConfig, Workload
 from raymask.errors import ConfigError
 from raymask.forecast.config import PlanConfig
@@ -31,6 +31,7 @@ from raymask.journal.manifest import SeenIds
 from raymask.listing import Found
 from raymask.meter import Meter
 from raymask.pipeline import floor_power_of_two, process, run_of, share_of
+from raymask.pools import Pool, plan_pool
 from raymask.progress import Reporter, Silent, new_run_id
 from raymask.protocol import Work
 from raymask.publishing import publish
@@ -115,7 +116,7 @@ def forecast(config: PlanConfig, report: Reporter | None = None) -> Forecast:
         found, sample = _take_sample(config)
         list_s = time.monotonic() - began_s - start_s
         report.say(found.text(config.source))
-        pool = plan_pool(config.worker_range())
+        pool = plan_pool(config.worker_range(), config.gpus_per_worker)
         images_per_part = share_of(found.new, pool)
         few, _ = _measure(config, model, pool, out, sample, pool.calls, images_per_part=1)
         wanted = int(config.seconds / _call_s(few)[0] * pool.calls)
