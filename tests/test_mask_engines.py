@@ -154,6 +154,8 @@ def test_polars(table: pa.Table) -> None:
     resized = pl.col("mask").masks.resize(40, width=pl.lit(60)).masks.area().sum()  # type: ignore[attr-defined]
     areas = pl.col("mask").masks.area().sum()  # type: ignore[attr-defined]
     assert frame.select((resized / areas).alias("ratio"))["ratio"].to_list() == [4]
+    assert frame.clear().select(resized.alias("sum"))["sum"].to_list() == [0]
+    assert frame.slice(1, 1).select((resized / areas).alias("ratio"))["ratio"].to_list() == [4]
     with pytest.raises(AttributeError, match="there are area, bbox"):
         pl.col("mask").masks.volume()  # type: ignore[attr-defined]
 
