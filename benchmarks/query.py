@@ -65,9 +65,7 @@ def main() -> None:
 
 
 def ask(database: Masks | duckdb.DuckDBPyConnection, statement: str) -> list[tuple[Any, ...]]:
-    answer = database.sql(statement)
-    assert answer is not None
-    return answer.fetchall()
+    return database.sql(statement).fetchall()
 
 
 def command(out: str, statement: str) -> None:

@@ -133,7 +133,7 @@ def open(out: str) -> Masks:
     return Masks(out)
 
 
-def query(masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> DuckDBPyRelation | None:
+def query(masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> DuckDBPyRelation:
     """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
     return open(masks).sql(sql, parameters)
 

@@ -7,13 +7,9 @@ connection.sql("SELECT category, avg(mask_area(mask)) FROM 'masks/instances/*.pa
 
 from __future__ import annotations
 
+import duckdb
 import pyarrow as pa
-
-try:
-    import duckdb
-    from duckdb.func import FunctionNullHandling, PythonUDFType
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"{error}; pip install 'raymask[sql]'") from error
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from raymask.masks.functions import FUNCTIONS
 

@@ -95,16 +95,19 @@ class Masks:
         """Whether every listed image is done."""
         return self.published.images >= self.listed
 
-    def sql(
-        self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
-    ) -> duckdb.DuckDBPyRelation | None:
-        """The answer to a statement over the views `images` and `instances`; None where it has none.
+    def sql(self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> duckdb.DuckDBPyRelation:
+        """The answer to a statement over the views `images` and `instances`; of several, to the last.
 
         It is DuckDB's: `.df()`, `.to_arrow_table()`, `.fetchall()` and the like run the statement. parameters: values
         of `$name` (a mapping) or `?` (a sequence). What a statement can reach is said in `raymask.database.connect`;
         what is wrong with one raises `duckdb.Error`.
         """
-        return self._connection.sql(query, params=parameters)
+        answer: duckdb.DuckDBPyRelation | None = self._connection.sql(query, params=parameters)
+        if answer is None:
+            raise ConfigError(
+                f"there is no statement in {query!r}; one is meant, such as 'SELECT count(*) FROM images'"
+            )
+        return answer
 
     def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""

@@ -33,7 +33,7 @@ from raymask.asking.config import ShellConfig
 from raymask.asking.prompt import Words, statements
 from raymask.asking.shell import Shell, is_complete
 from raymask.cli import main
-from raymask.errors import OutputError
+from raymask.errors import ConfigError, OutputError
 from raymask.files import Files
 from raymask.journal import write_part
 from raymask.storage import Folder
@@ -47,8 +47,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     return make_truth(str(tmp_path_factory.mktemp("it's [an] out*put?") / "ü"))
 
 
-def rows_of(answer: duckdb.DuckDBPyRelation | None) -> list[Row]:
-    assert answer is not None
+def rows_of(answer: duckdb.DuckDBPyRelation) -> list[Row]:
     rows: list[Row] = answer.to_arrow_table().to_pylist()
     return rows
 
@@ -169,7 +168,8 @@ def test_in_a_bucket(server: Store) -> None:
 def test_a_file_that_is_replaced_while_it_is_open_is_no_mixture(tmp_path: Path) -> None:
     truth = make_truth(str(tmp_path))
     masks = raymask.open(truth.out)
-    assert masks.sql("SELECT count(*) FROM images") is not None
+    assert rows_of(masks.sql("SELECT count(*) AS n FROM images")) == [{"n": 10}]
+    assert masks.sql("SELECT max(area) FROM instances").fetchall()
     for file in tmp_path.glob("instances/*.parquet"):
         Folder(truth.out).put(f"instances/{file.name}", file.read_bytes())
     with pytest.raises(duckdb.Error, match="has been replaced since it was opened"):
@@ -262,6 +262,11 @@ def test_files_are_read_no_further_than_a_statement_needs(truth: Truth) -> None:
     assert "Filters: score > 0.8" in plan
     assert "Projections: area" in plan
     assert "mask" not in plan.replace("raymask", "")
+
+
+def test_no_statement_is_none(truth: Truth) -> None:
+    with pytest.raises(ConfigError, match="there is no statement in '-- nothing'"):
+        raymask.query(truth.out, "-- nothing")
 
 
 def test_functions_on_masks_are_there(truth: Truth) -> None:
