@@ -25,7 +25,7 @@ from typing import Any
 
 from generated import write_output
 from measure import print_table, save
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 QUERIES: dict[str, dict[str, str]] = {
@@ -136,7 +136,7 @@ def first_page_in_browser(link: str) -> dict[str, float]:
         page.goto(link, wait_until="commit")
         page.locator(".card").first.wait_for()
         shown = time.perf_counter() - begun
-        page.wait_for_function("[...document.querySelectorAll('.note')].every(note => note.textContent)")
+        expect(page.locator(".note:empty")).to_have_count(0, timeout=60_000)
         complete = time.perf_counter() - begun
         browser.close()
     return {"page": shown, "complete": complete}

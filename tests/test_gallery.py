@@ -65,6 +65,7 @@ def found(collection: Collection, sort: str = "input", **filters: Any) -> list[s
         ({"categories": (2,)}, [A, C], 2),
         ({"categories": (1, 2)}, [A, B, C], 4),
         ({"scores": (0.5, 0.7)}, [B, C], 2),  # both ends are in
+        ({"scores": (0.7, None)}, [A, C], 2),  # which float32 has no 0.7 for
         ({"areas": (100, 600)}, [A], 2),
         ({"categories": (2,), "scores": (0.5, None)}, [C], 1),  # one object must be both
         ({"name": "c.PNG"}, [C], 1),

@@ -140,14 +140,11 @@ def match(shown: Objects, beside: Objects, crowd: Sequence[bool]) -> Match:
     rles = [beside[place]["mask"] for place in usable]
     for place in sorted(range(len(shown)), key=lambda p: -shown[p]["score"]):
         one = shown[place]
-        there = [
-            number
-            for number, other in enumerate(usable)
-            if beside[other]["category"] == one["category"] and rles[number]["size"] == one["mask"]["size"]
-        ]
+        there = [number for number, other in enumerate(usable) if beside[other]["category"] == one["category"]]
         if not there or not _is_mask(one["mask"]):
             continue
         crowds = [int(crowd[usable[number]]) for number in there]
+        # Of masks of another size it is -1.
         ious = np.asarray(coco_mask.iou([one["mask"]], [rles[number] for number in there], crowds))[0]
         free = [
             (iou, usable[number])
