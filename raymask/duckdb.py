@@ -9,24 +9,33 @@ Needs the extra `sql`: pip install 'raymask[sql]'.
 
 from __future__ import annotations
 
-import duckdb
 import pyarrow as pa
-from duckdb.func import FunctionNullHandling, PythonUDFType
+
+try:
+    import duckdb
+    from duckdb.func import FunctionNullHandling, PythonUDFType
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; pip install 'raymask[sql]'") from error
 
 from raymask.masks.functions import FUNCTIONS
 
 
 def register(connection: duckdb.DuckDBPyConnection) -> None:
-    """Add every function of `raymask.masks.functions.FUNCTIONS` to a connection; it holds for its cursors too."""
+    """Add every function of `raymask.masks.functions.FUNCTIONS` to a database, unless it has one of that name.
+
+    They are there for every connection to the database in this process, and until it is closed.
+    """
+    known = {name for (name,) in connection.sql("SELECT function_name FROM duckdb_functions()").fetchall()}
     for function in FUNCTIONS.values():
-        connection.create_function(
-            function.name,
-            function,
-            [_type_name(kind) for kind in function.arguments.values()],
-            _type_name(function.result),
-            type=PythonUDFType.ARROW,
-            null_handling=FunctionNullHandling.SPECIAL,  # the functions see to nulls, those inside of structs included
-        )
+        if function.name not in known:
+            connection.create_function(
+                function.name,
+                function,
+                [_type_name(kind) for kind in function.arguments.values()],
+                _type_name(function.result),
+                type=PythonUDFType.ARROW,
+                null_handling=FunctionNullHandling.SPECIAL,  # the functions see to nulls, those inside structs included
+            )
 
 
 NAMES = {

@@ -18,8 +18,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
+
+try:
+    import polars as pl
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; pip install 'raymask[polars]'") from error
 
 from raymask.masks.functions import METHODS, Function
 
@@ -47,10 +51,10 @@ class MasksNamespace:
 
 
 def _run(function: Function, given: dict[str, Any], names: list[str], series: Sequence[pl.Series]) -> pl.Series:
-    rows = max(len(column) for column in series)
-    # What Polars has one of, such as a literal, counts for every row.
     columns = {name: column.to_arrow() for name, column in zip(names, series, strict=True)}
-    spread = {name: column[0] if len(column) == 1 < rows else column for name, column in columns.items()}
+    # What Polars has one of beside columns, such as a literal, counts for every row.
+    are_single = {len(column) for column in series} == {1}
+    spread = {name: column if len(column) != 1 or are_single else column[0] for name, column in columns.items()}
     return pl.Series(function.name, function(**{**given, **spread}), _dtype(function.result))
 
 

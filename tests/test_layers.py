@@ -16,7 +16,7 @@ ROOT = Path(raymask.__file__).parent
 LAYERS = [
     {"errors", "faults", "s3", "turns", "urls", "web"},
     {"config", "schema", "storage", "masks", "progress", "protocol", "witness"},
-    {"fetch", "decode", "model", "tables", "segmentations", "console", "duckdb"},
+    {"fetch", "decode", "model", "tables", "segmentations", "console", "duckdb", "pandas", "polars", "spark"},
     {"sources", "journal", "cluster", "sandbox"},
     {"published", "listing"},
     {"publishing", "output", "state", "cleanup"},

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import pyarrow as pa
@@ -91,7 +92,7 @@ class Function:
 
 
 def _column_or_scalar(value: Any, wanted: pa.DataType) -> pa.ChunkedArray | pa.Scalar:
-    if isinstance(value, int | float | dict | None):
+    if isinstance(value, Real | dict | None):
         return pa.scalar(value, wanted)
     if not isinstance(value, pa.ChunkedArray | pa.Array | pa.Scalar):
         value = pa.array(value, wanted)

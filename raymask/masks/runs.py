@@ -28,6 +28,30 @@ PROBLEMS = {
 
 
 @compiled
+def _parse_number(text: NDArray[np.uint8], read: int, stop: int) -> tuple[Any, int, int]:
+    """The number that begins at `read`, of one chunk or more; the first problem, or FINE; how far it has read."""
+    number, shift, more = np.int64(0), 0, True
+    while more:
+        if read == stop:
+            return number, CUT_SHORT, read
+        chunk = np.int64(text[read]) - 48
+        if chunk < 0 or chunk > 63:
+            return number, ILLEGAL, read
+        if shift == 5 * MAX_CHUNKS:
+            return number, TOO_LONG, read
+        number |= (chunk & 31) << shift
+        shift += 5
+        read += 1
+        more = bool(chunk >= 32)
+    if chunk & 16:
+        number -= np.int64(1) << shift
+    # Without its last chunk it would be the same number: the sign shows in the chunk before.
+    if shift > 5 and -(1 << (shift - 6)) <= number < 1 << (shift - 6):
+        return number, TOO_LONG, read
+    return number, FINE, read
+
+
+@compiled
 def parse_runs(text: NDArray[np.uint8], start: int, stop: int, pixels: int, ends: NDArray[np.int64]) -> Any:
     """Read the text from `start` to `stop`: where each run ends goes into `ends`, which has room for stop - start.
 
@@ -35,25 +59,15 @@ def parse_runs(text: NDArray[np.uint8], start: int, stop: int, pixels: int, ends
     """
     used, read, end, run, previous = 0, start, np.int64(0), np.int64(0), np.int64(0)
     while read < stop:
-        number, shift = np.int64(0), 0
-        while True:
-            if read == stop:
-                return used, CUT_SHORT, read
-            chunk = np.int64(text[read]) - 48
-            if chunk < 0 or chunk > 63:
-                return used, ILLEGAL, read
-            if shift == 5 * MAX_CHUNKS:
-                return used, TOO_LONG, read
-            number |= (chunk & 31) << shift
-            shift += 5
+        # Indices are unsigned where time is spent, or each would be looked at for being negative.
+        number = np.int64(text[np.uint64(read)]) - 48
+        if 0 <= number < 32:  # alone, as most are
             read += 1
-            if chunk < 32:
-                break
-        if chunk & 16:
-            number -= np.int64(1) << shift
-        # Without its last chunk it would be the same number: the sign shows in the chunk before.
-        if shift > 5 and -(1 << (shift - 6)) <= number < 1 << (shift - 6):
-            return used, TOO_LONG, read
+            number -= (number & 16) << 1
+        else:
+            number, problem, read = _parse_number(text, read, stop)
+            if problem != FINE:
+                return used, problem, read
         before_previous, previous = previous, run
         run = number + before_previous if used > 2 else number
         if run < 0:
@@ -61,7 +75,7 @@ def parse_runs(text: NDArray[np.uint8], start: int, stop: int, pixels: int, ends
         if run > pixels - end:
             return used, TOO_MANY, read
         end += run
-        ends[used] = end
+        ends[np.uint64(used)] = end
         used += 1
     return used, TOO_FEW if end < pixels else FINE, read
 
@@ -75,15 +89,25 @@ def parse_toggles(text: NDArray[np.uint8], start: int, stop: int, pixels: int, t
     runs, problem, _ = parse_runs(text, start, stop, pixels, toggles)
     if problem != FINE:
         return -1
-    used = 0
-    for i in range(runs):
-        used = toggle(toggles, used, toggles[i])
+    has_empty = False
+    for i in range(1, runs):
+        has_empty |= toggles[i] == toggles[i - 1]
+    used = _without_empty(toggles, runs) if has_empty else runs
     if used % 2 == 1:
         if toggles[used - 1] == pixels:  # the end of a last run outside
             return used - 1
         toggles[used] = pixels  # the end of a last run inside, which a run of no pixels behind it had taken back
         return used + 1
     return used
+
+
+@compiled
+def _without_empty(toggles: NDArray[np.int64], used: int) -> int:
+    """Join runs that have one of no pixels between them; how many toggles are left."""
+    kept = 0
+    for i in range(used):
+        kept = toggle(toggles, kept, toggles[i])
+    return kept
 
 
 @compiled
