@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -23,8 +24,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 100 * 1024 * 1024  # of each node
-SIZE = 500  # of the pictures: 0.75 MB of pixels each
-PICTURES = 400  # three times as many bytes as a node's store has
+SIZE = 250  # of the pictures: 0.19 MB of pixels each
+PICTURES = 1600  # three times as many bytes as a node's store has
 DECODING = {"raymask": "decode"}
 
 AddNode = Callable[..., dict[str, str]]
@@ -72,9 +73,10 @@ class Run:
         self._notes, source = place / "notes", place / "in"
         self._notes.mkdir()
         source.mkdir()
+        picture = io.BytesIO()
+        PIL.Image.effect_noise((size, size), 9).convert("RGB").save(picture, "jpeg")
         for number in range(pictures):
-            picture = PIL.Image.effect_noise((size, size), 9).convert("RGB")
-            picture.save(source / f"{number:04d}.jpg", quality=40)
+            (source / f"{number:04d}.jpg").write_bytes(picture.getvalue())
         PIL.Image.new("RGB", (1, 1)).save(source / "last.png")
         script = str(ROOT / "benchmarks" / "watched_model.py")
         self.command = [sys.executable, script, str(self._notes), "0", "raymask", "segment", str(source)]
