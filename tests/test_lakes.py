@@ -309,7 +309,6 @@ def test_overtaken_by_a_newer_state(lake: Lake, tmp_path: Path, monkeypatch: pyt
     out = str(tmp_path / "out")
     add_images(out, [None, None, 2])
     publish_output(out)
-    lake.publish(out)
     segment(out, {0: 3}, attempt=1)
     publish_output(out)
 
