@@ -19,7 +19,7 @@ from raymask.config import EvaluateConfig, SegmentConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
 
 if TYPE_CHECKING:
-    import duckdb
+    from duckdb import DuckDBPyRelation
 
     from raymask.cleanup import Stray
     from raymask.evaluation import Evaluation
@@ -95,7 +95,7 @@ def open(out: str) -> Masks:
     return Masks(out)
 
 
-def query(masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> duckdb.DuckDBPyRelation:
+def query(masks: str, sql: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None) -> DuckDBPyRelation:
     """The answer to a statement over the tables of an output; the same as `open(masks).sql(sql, parameters)`."""
     return open(masks).sql(sql, parameters)
 
