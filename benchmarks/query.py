@@ -25,7 +25,7 @@ from raymask.output import Masks
 from raymask.published import read_published
 
 IMAGES, INSTANCES = 1_000_000, 10_000_000
-REPEATS, COMMANDS = 5, 3
+REPEATS, COMMANDS = 3, 2
 STATEMENTS = {
     "categories, counted": "SELECT category, count(*), avg(area) FROM instances WHERE score > 0.8 GROUP BY 1 "
     "ORDER BY 2",

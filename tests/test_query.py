@@ -316,6 +316,13 @@ def test_answers_in_every_format_say_the_same(run: Run, truth: Truth, tmp_path: 
     assert row == {name: value for name, value in want.items() if name != "x"}
 
 
+def test_values_of_the_command_are_parameters(run: Run, truth: Truth) -> None:
+    uri = truth.images[0]["uri"]
+    text = "SELECT $note AS note, count(*) AS n FROM images WHERE uri = $uri"
+    values = ("--param", f"uri={uri}", "--param", "note=a=b, 'c'")
+    assert run(text, *values, "--format", "jsonl") == (0, '{"note":"a=b, \'c\'","n":1}\n', "")
+
+
 def test_no_rows_in_every_format(run: Run, tmp_path: Path) -> None:
     nothing = "SELECT uri, score FROM instances WHERE score > 2"
     assert run(nothing, "--format", "csv")[1] == "uri,score\n"
