@@ -21,7 +21,7 @@ from raymask.lakes.rows import TABLES, keyed_files, lake_schema, output_id, read
 from raymask.progress import Reporter, Silent
 from raymask.published import Published, PublishedFile, read_published
 from raymask.state import status
-from raymask.storage import absolute, said, used_plainly
+from raymask.storage import absolute, join, said, used_plainly
 
 MAX_RIVALS = 10  # how often another publisher may come between
 
@@ -101,7 +101,10 @@ def _finish(config: PublishConfig, report: Reporter) -> list[TableChange]:
         after = finish(config.out, config.allow_open_cluster, on_progress)
     return [
         _change(
-            table, f"{config.out}/{table}/*.parquet", set(keyed_files("", before, table)), keyed_files("", after, table)
+            table,
+            join(config.out, f"{table}/*.parquet"),
+            set(keyed_files("", before, table)),
+            keyed_files("", after, table),
         )
         for table in TABLES
     ]
