@@ -70,6 +70,8 @@ class Answers:
         """How far the comparison is, and its counts so far under the filter's categories and least score."""
         if self.comparison is None:
             raise FilterError("there is nothing beside this output")
+        if self.comparison.problem is not None:
+            raise FilterError(self.comparison.problem)
         done, total = self.comparison.done, self.comparison.total
         return {"done": done, "total": total, **self.comparison.counts(cursor, Filter.parse(query))}
 

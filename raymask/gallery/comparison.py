@@ -17,6 +17,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from raymask.config import EvaluateConfig
+from raymask.errors import RaymaskError
 from raymask.evaluation import match_images, read_annotations
 from raymask.gallery.collection import Collection, Cursor, ImageRow, ask
 from raymask.gallery.filters import Filter, joined
@@ -58,7 +59,8 @@ class Match:
 class Comparison:
     """Two sides of the same images. is_truth: whether the other side says what is right.
 
-    crowds: (image id, instance) of objects beside that stand for many. done: images compared by now.
+    crowds: (image id, instance) of objects beside that stand for many. done: images compared by now. problem: why no
+    more of them are.
     """
 
     shown: Collection
@@ -68,6 +70,7 @@ class Comparison:
     crowds: frozenset[tuple[int, int]] = frozenset()
     done: int = 0
     total: int = 0
+    problem: str | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,12 @@ class Comparison:
 
     def compare(self) -> None:
         """Compare all images, some at a time; what is known by then can be asked for in the meantime."""
+        try:
+            self._compare()
+        except (duckdb.Error, RaymaskError) as error:
+            self.problem = f"the comparison has ended: {error}"
+
+    def _compare(self) -> None:
         cursor, other = self.shown.cursor(), self.beside.cursor()
         ids = self.shown.find(cursor, Filter(), "input").ids.tolist()
         self.total = len(ids)
