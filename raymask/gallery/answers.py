@@ -72,8 +72,8 @@ class Answers:
             raise FilterError("there is nothing beside this output")
         if self.comparison.problem is not None:
             raise FilterError(self.comparison.problem)
-        done, total = self.comparison.done, self.comparison.total
-        return {"done": done, "total": total, **self.comparison.counts(cursor, Filter.parse(query))}
+        far = {"images": self.comparison.done, "is_done": self.comparison.is_done}
+        return {**far, **self.comparison.counts(cursor, Filter.parse(query))}
 
     def picture_row(self, cursor: Cursor, image_id: int) -> ImageRow | None:
         """The image of an id, None where there is none."""

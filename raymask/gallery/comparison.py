@@ -69,7 +69,7 @@ class Comparison:
     is_truth: bool
     crowds: frozenset[tuple[int, int]] = frozenset()
     done: int = 0
-    total: int = 0
+    is_done: bool = False
     problem: str | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -90,7 +90,6 @@ class Comparison:
     def _compare(self) -> None:
         cursor, other = self.shown.cursor(), self.beside.cursor()
         ids = self.shown.find(cursor, Filter(), "input").ids.tolist()
-        self.total = len(ids)
         for start in range(0, len(ids), IMAGES_AT_ONCE):
             if self._stopped.is_set():
                 return
@@ -101,6 +100,7 @@ class Comparison:
             cursor.execute("INSERT INTO pairs SELECT * FROM found")
             self.done += len(images)
             self.shown.forget()
+        self.is_done = True
 
     def stop(self) -> None:
         """Let `compare` end soon."""
