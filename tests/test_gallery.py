@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
+import subprocess
+import sys
+import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 from galleries import SIZE_HW, gallery, thing, write_gallery, write_photos
 from pycocotools.coco import COCO
@@ -27,8 +32,11 @@ from raymask.gallery.comparison import match
 from raymask.gallery.config import ViewConfig
 from raymask.gallery.filters import Filter, FilterError
 from raymask.gallery.pictures import Pictures
+from raymask.gallery.serving import opened_in_browser
+from raymask.journal import Manifest, NewRows, journal_folder
+from raymask.journal.manifest import SeenIds
 from raymask.masks import encode
-from raymask.schema import image_id
+from raymask.schema import MANIFEST, image_id
 
 A, B, C, BROKEN = "/photos/a.png", "/photos/b.png", "/photos/C.png", "/photos/broken.png"
 THINGS = [
@@ -251,7 +259,7 @@ def test_images_by_verdict(out: str, truth: str, query: str, uris: list[str], co
         assert [row["uri"] for row in page["rows"]] == uris
         compared = get(f"{link}api/compared?{query}")
     assert (compared["match"], compared["miss"], compared["false_alarm"]) == counts
-    assert compared["done"] == compared["total"] == 4
+    assert (compared["images"], compared["is_done"]) == (4, True)
 
 
 def test_verdicts_of_objects(out: str, truth: str) -> None:
@@ -273,6 +281,16 @@ def test_another_output_stands_beside(out: str, tmp_path: Path) -> None:
         assert (compared["match"], compared["miss"], compared["false_alarm"]) == (2, 0, 2)
     with gallery(out, annotations=other) as link:
         assert get(f"{link}api/about")["beside"]["is_truth"]
+
+
+def test_a_comparison_that_ends_early_says_so(out: str, truth: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> Any:
+        raise FilterError("the store is gone")
+
+    monkeypatch.setattr("raymask.gallery.comparison.match", lost)
+    with gallery(out, annotations=truth) as link, pytest.raises(urllib.error.HTTPError) as said:
+        get(f"{link}api/compared")
+    assert json.loads(said.value.read())["problem"] == "the comparison has ended: the store is gone"
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -313,6 +331,29 @@ def test_what_cannot_be_shown_says_why(out: str, tmp_path: Path) -> None:
         **{"gone": ErrorKind.NOT_FOUND, "changed": ErrorKind.CHANGED},
         **{"web": ErrorKind.FORBIDDEN, "failed": ErrorKind.TRUNCATED},
     }
+
+
+def test_pictures_inside_of_shards(tmp_path: Path) -> None:
+    uris = write_photos(tmp_path, ["0.png", "1.png", "2.png"])
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for uri in uris:
+            tar.add(uri, Path(uri).name)
+    with tarfile.open(tmp_path / "shard.tar") as tar:
+        members = tar.getmembers()
+    keys = [f"{tmp_path}/shard.tar#{m.name}" for m in members]
+    columns: dict[str, Any] = {
+        **{"uri": keys, "size": [m.size for m in members], "position": [m.offset_data for m in members]},
+        **{"container": [str(tmp_path / "shard.tar")] * 3, "container_column": [None] * 3, "etag": [None] * 3},
+    }
+    schema = pa.schema([MANIFEST.field(name) for name in columns])
+    rows = NewRows(0, SeenIds()).of([pa.record_batch(columns, schema=schema)])
+    Manifest(journal_folder(str(tmp_path / "out")), ()).append({"source": "shards"}, rows)
+    pictures = Pictures(str(tmp_path / "out"))
+    for number, key in enumerate(keys):
+        made = pictures.whole(row(key))
+        assert isinstance(made, bytes)
+        red = np.asarray(PIL.Image.open(io.BytesIO(made)))[..., 0].astype(int)
+        assert abs(red - 40 * number).max() < 4
 
 
 def test_pictures_kept_are_bounded(out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,6 +427,35 @@ def test_a_condition_that_takes_too_long_is_stopped(out: str, monkeypatch: pytes
             get(f"{link}api/images?{urllib.parse.urlencode({'where': endless})}")
         assert "took longer" in json.loads(said.value.read())["problem"]
         assert get(f"{link}api/images?where=score>0.4")["images"] == 3  # and the next one is answered
+
+
+def test_the_command(out: str) -> None:
+    command = [sys.executable, "-m", "raymask.cli", "view", out, "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith(f"{out} is at http://127.0.0.1:")
+        assert get(f"{said.split()[-1]}api/about")["images"] == 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+def test_the_link_is_in_no_argument_of_a_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, str, int]] = []
+
+    def open_browser(url: str) -> None:
+        path = Path(url.removeprefix("file://"))
+        opened.append((url, path.read_text(), path.parent.stat().st_mode & 0o777))
+
+    monkeypatch.setattr("webbrowser.open", open_browser)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with opened_in_browser("http://127.0.0.1:1/secret/"):
+        pass
+    [(url, content, mode)] = opened
+    assert "secret" not in url
+    assert "http://127.0.0.1:1/secret/" in content
+    assert mode == 0o700
+    assert not Path(url.removeprefix("file://")).exists()
 
 
 def test_a_port_that_is_taken(out: str, link: str) -> None:

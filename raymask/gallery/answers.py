@@ -70,8 +70,10 @@ class Answers:
         """How far the comparison is, and its counts so far under the filter's categories and least score."""
         if self.comparison is None:
             raise FilterError("there is nothing beside this output")
-        done, total = self.comparison.done, self.comparison.total
-        return {"done": done, "total": total, **self.comparison.counts(cursor, Filter.parse(query))}
+        if self.comparison.problem is not None:
+            raise FilterError(self.comparison.problem)
+        far = {"images": self.comparison.done, "is_done": self.comparison.is_done}
+        return {**far, **self.comparison.counts(cursor, Filter.parse(query))}
 
     def picture_row(self, cursor: Cursor, image_id: int) -> ImageRow | None:
         """The image of an id, None where there is none."""

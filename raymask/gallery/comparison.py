@@ -17,6 +17,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from raymask.config import EvaluateConfig
+from raymask.errors import RaymaskError
 from raymask.evaluation import match_images, read_annotations
 from raymask.gallery.collection import Collection, Cursor, ImageRow, ask
 from raymask.gallery.filters import Filter, joined
@@ -58,7 +59,8 @@ class Match:
 class Comparison:
     """Two sides of the same images. is_truth: whether the other side says what is right.
 
-    crowds: (image id, instance) of objects beside that stand for many. done: images compared by now.
+    crowds: (image id, instance) of objects beside that stand for many. done: images compared by now. problem: why no
+    more of them are.
     """
 
     shown: Collection
@@ -67,7 +69,8 @@ class Comparison:
     is_truth: bool
     crowds: frozenset[tuple[int, int]] = frozenset()
     done: int = 0
-    total: int = 0
+    is_done: bool = False
+    problem: str | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -79,9 +82,14 @@ class Comparison:
 
     def compare(self) -> None:
         """Compare all images, some at a time; what is known by then can be asked for in the meantime."""
+        try:
+            self._compare()
+        except (duckdb.Error, RaymaskError) as error:
+            self.problem = f"the comparison has ended: {error}"
+
+    def _compare(self) -> None:
         cursor, other = self.shown.cursor(), self.beside.cursor()
         ids = self.shown.find(cursor, Filter(), "input").ids.tolist()
-        self.total = len(ids)
         for start in range(0, len(ids), IMAGES_AT_ONCE):
             if self._stopped.is_set():
                 return
@@ -92,6 +100,7 @@ class Comparison:
             cursor.execute("INSERT INTO pairs SELECT * FROM found")
             self.done += len(images)
             self.shown.forget()
+        self.is_done = True
 
     def stop(self) -> None:
         """Let `compare` end soon."""

@@ -25,21 +25,21 @@ from raymask.published import read_published
 
 def view(config: ViewConfig, say: Callable[[str], None]) -> None:
     """Serve the gallery until Ctrl-C or SIGTERM; `say` gets the link. Raises what opening the tables raises."""
-    asyncio.run(_serve(config, say))
+    server, comparison = open_gallery(config)
+    asyncio.run(_serve(config, server, comparison, say))
 
 
-async def _serve(config: ViewConfig, say: Callable[[str], None]) -> None:
+async def _serve(config: ViewConfig, server: Server, comparison: Comparison | None, say: Callable[[str], None]) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    server, comparison = open_gallery(config)
     async with server:
         say(f"{config.out} is at {server.link}")
         say("Whoever has this link sees the images; it is good until Ctrl-C.")
         if comparison is not None:
             threading.Thread(target=comparison.compare, daemon=True).start()
-        with contextlib.nullcontext() if config.no_browser else _opened(server.link):
+        with contextlib.nullcontext() if config.no_browser else opened_in_browser(server.link):
             await stopped.wait()
     if comparison is not None:
         comparison.stop()
@@ -65,7 +65,7 @@ def open_comparison(config: ViewConfig, collection: Collection) -> Comparison | 
 
 
 @contextlib.contextmanager
-def _opened(link: str) -> Iterator[None]:
+def opened_in_browser(link: str) -> Iterator[None]:
     """Open a browser, where there is a screen, by a file of the user's own: arguments of programs are seen by all."""
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         yield

@@ -172,12 +172,18 @@ function verdictSection(about) {
     clearTimeout(timer);
     const found = await ask("api/compared", filter());
     options.forEach(({ input, count }) => (count.textContent = number(found[input.value])));
-    const isDone = found.done >= found.total && found.total > 0;
-    progress.hidden = isDone;
-    progress.textContent = `${number(found.done)} of ${number(found.total)} images compared so far`;
-    if (!isDone) timer = setTimeout(count, 1000);
+    progress.hidden = found.is_done;
+    progress.textContent = `${number(found.images)} of ${number(about.images)} images compared so far`;
+    if (!found.is_done) timer = setTimeout(safely, 1000);
   };
-  const safely = later(() => count().catch((error) => (progress.textContent = error.message)), 0);
+  const safely = later(
+    () =>
+      count().catch((error) => {
+        progress.hidden = false;
+        progress.textContent = error.message;
+      }),
+    0,
+  );
   listen(safely);
   safely();
   const least = "of objects that score at least what is chosen below";
