@@ -88,8 +88,9 @@ def main() -> None:
         _system_config={"metrics_report_interval_ms": 500},
     )
     runs = {stage: slow_run(stage, folder) for stage in ("fetch", "decode", "predict", "encode", "write")}
-    found = {"runs": runs, "forecast": forecast(folder), "metrics": scraped(port, runs["write"]["run_id"])}
-    print(json.dumps(found))
+    # At once: gauges that nobody sets any more are not told for long.
+    metrics = scraped(port, runs["write"]["run_id"])
+    print(json.dumps({"runs": runs, "metrics": metrics, "forecast": forecast(folder)}))
 
 
 def slow_run(stage: str, folder: Path) -> dict[str, Any]:
@@ -132,13 +133,15 @@ def forecast(folder: Path) -> dict[str, Any]:
 
 
 def scraped(port: int, last_run: str) -> str:
-    """What Prometheus would be told, once the last run's images are in it."""
+    """What Prometheus would be told, once the last run is in it to its end."""
     deadline_s = time.monotonic() + 20
     while True:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
         lines = [line for line in text.splitlines() if "raymask_" in line]
-        if any(last_run in line for line in lines) or time.monotonic() > deadline_s:
+        of_run = [line for line in lines if last_run in line]
+        is_at_its_end = any("pending_images" in line and line.endswith(" 0.0") for line in of_run)
+        if is_at_its_end or time.monotonic() > deadline_s:
             return "\n".join(lines)
         time.sleep(0.2)
 
