@@ -115,7 +115,7 @@ def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> 
     with subprocess.Popen(run.command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
         wait_for(lambda: len(run.noted("worker")) == 2, driver)  # all that there is room for
         add_node("--num-cpus=4", "--num-gpus=1")
-        wait_for(lambda: len(run.noted("worker")) == 4, driver)
+        wait_for(lambda: len(run.places("worker")) == 2, driver)
         run.let_go("hold")
         # One call takes its time, the rest is done: the workers that have nothing to do end meanwhile.
         wait_for(lambda: run.predicted() > PICTURES, driver)
@@ -123,7 +123,6 @@ def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> 
         run.let_go("hold-last")
         spilled, _ = driver.communicate(timeout=60)
     assert driver.returncode == 0
-    assert len(run.places("worker")) == 2
     assert len(run.places("decode")) == 1
     assert not run.places("decode") & run.places("worker")
     assert run.predicted() == PICTURES + 1
