@@ -60,7 +60,7 @@ def test_the_commands_that_it_says_come_next_work(segmented: tuple[Outcome, Path
         return subprocess.run(command, shell=True, capture_output=True, text=True, check=True, timeout=60).stdout
 
     table = shown(f"-m raymask.cli {query}")
-    assert sum(int(row.split("│")[2]) for row in table.splitlines() if row.startswith(("│ cat", "│ dog"))) == 35
+    assert sum(int(row.split("│")[2]) for row in table.splitlines() if row.startswith(("│ cat ", "│ dog "))) == 35
     assert "[35 rows x 12 columns]" in shown(python)
 
 
