@@ -58,6 +58,7 @@ soak: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/mask_functions.py
 	$(BIN)/python benchmarks/model.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/pipeline.py --photos 40 --slow-photos 20 --null-photos 8000

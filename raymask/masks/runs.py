@@ -61,13 +61,18 @@ def parse_runs(text: NDArray[np.uint8], start: int, stop: int, pixels: int, ends
     while read < stop:
         # Indices are unsigned where time is spent, or each would be looked at for being negative.
         number = np.int64(text[np.uint64(read)]) - 48
-        if 0 <= number < 32:  # alone, as most are
+        if 0 <= number < 32:  # one chunk, as most are
             read += 1
             number -= (number & 16) << 1
         else:
-            number, problem, read = _parse_number(text, read, stop)
-            if problem != FINE:
-                return used, problem, read
+            second = np.int64(text[np.uint64(read + 1)]) - 48 if read + 1 < stop else np.int64(64)
+            both = (number & 31) | ((second - ((second & 16) << 1)) << 5)
+            if 32 <= number < 64 and 0 <= second < 32 and not -16 <= both < 16:  # two, as most others are
+                number, read = both, read + 2
+            else:
+                number, problem, read = _parse_number(text, read, stop)
+                if problem != FINE:
+                    return used, problem, read
         before_previous, previous = previous, run
         run = number + before_previous if used > 2 else number
         if run < 0:
