@@ -108,6 +108,12 @@ def test_sorts(collection: Collection, sort: str, uris: list[str]) -> None:
     assert found(collection, sort) == uris
 
 
+def test_sorts_are_of_the_objects_that_the_filter_leaves(collection: Collection) -> None:
+    assert found(collection, "best", categories=(2,)) == [C, A]
+    assert found(collection, "objects", scores=(0.4, None)) == [A, B, C]
+    assert found(collection, "name", categories=(1,)) == [A, B]
+
+
 def test_objects_are_those_that_the_filter_leaves(collection: Collection) -> None:
     cursor = collection.cursor()
     [image] = collection.images(cursor, [image_id(A)])

@@ -118,6 +118,11 @@ class Collection:
         columns = ask(cursor, sql, [*values, *condition.values]).fetchnumpy()
         return Found(np.asarray(columns["image_id"], np.int64), int(np.sum(columns["objects"])))
 
+    def kept_image(self, image_id: int) -> ImageRow | None:
+        """The image of an id if it has been asked for lately, without a question to the tables."""
+        with self._lock:
+            return self._rows.get(image_id)
+
     def images(self, cursor: Cursor, ids: Sequence[int]) -> list[ImageRow]:
         """The images of these ids, in their order; those asked for last are kept, for their pictures and objects."""
         with self._lock:

@@ -146,7 +146,9 @@ class Server:
 
     async def _picture(self, request: web.Request) -> web.Response:
         number, kind = int(request.match_info["id"]), request.match_info["kind"]
-        row = await self._ask(lambda cursor: self._answers.picture_row(cursor, number))
+        row = self._answers.collection.kept_image(number)  # as those of a page are, which wait for no other question
+        if row is None:
+            row = await self._ask(lambda cursor: self._answers.picture_row(cursor, number))
         if row is None:
             return _json({"problem": "no such image"}, status=404)
         make = self._pictures.thumbnail if kind == "thumbnails" else self._pictures.whole
