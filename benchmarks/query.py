@@ -35,7 +35,8 @@ STATEMENTS = {
     "ten largest": "SELECT uri, instance, area FROM instances ORDER BY area DESC, uri, instance LIMIT 10",
     "images with both": "SELECT count(*) FROM (SELECT image_id FROM instances WHERE category = 'dog' INTERSECT "
     "SELECT image_id FROM instances WHERE category = 'cat')",
-    "masks of a category": "SELECT sum(mask_area(mask)) FROM instances WHERE category = 'zebra'",
+    "masks of 1,000 images": "SELECT sum(mask_area(mask)) FROM instances WHERE uri BETWEEN 's3://photos/00500/' AND "
+    "'s3://photos/00500/x'",
 }
 
 

@@ -18,16 +18,21 @@ TRACEBACK = "Traceback (most recent call last)"
 
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """`work()`, which runs statements on the connection; KeyboardInterrupt once Ctrl-C has stopped them."""
-    # DuckDB sees no signals, and Python's are for its main thread, which has to be free for them.
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            while not future.done():
-                connection.interrupt()  # what is between two statements does not feel it
-                wait([future], timeout=0.1)
-            raise
+    # DuckDB sees no signals, and Python's are for its main thread, which has to be free for them. It looks up now and
+    # then, since a signal that comes just before a wait does not end it.
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(work)
+    try:
+        while not future.done():
+            wait([future], timeout=0.1)
+        return future.result()
+    except KeyboardInterrupt:
+        while not future.done():
+            connection.interrupt()  # what is between two statements does not feel it
+            wait([future], timeout=0.1)
+        raise
+    finally:
+        pool.shutdown(wait=False)
 
 
 @contextlib.contextmanager
