@@ -1,5 +1,5 @@
 # Two commands for a fresh machine, which needs nothing but Python 3.11 to 3.13, pip and make:
-#   make demo    data, training, segmenting, evaluation, a query and pictures, in five minutes
+#   make demo    data, training, segmenting, evaluation, a query and a report, in five minutes
 #   make test    every test
 PYTHON ?= python3
 VENV := .venv

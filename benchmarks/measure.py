@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchvision", "numpy", "numba", "pycocotools", "pyarrow", "ray")
+PACKAGES = ("torch", "torchvision", "numpy", "numba", "pycocotools", "pyarrow", "duckdb", "ray")
 
 
 def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

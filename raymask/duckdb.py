@@ -1,10 +1,8 @@
 """The functions on masks in DuckDB's SQL.
 
-    connection = duckdb.connect()
-    raymask.duckdb.register(connection)
-    connection.sql("SELECT category, avg(mask_area(mask)) FROM 'masks/instances/*.parquet' GROUP BY 1")
-
-Needs the extra `sql`: pip install 'raymask[sql]'.
+connection = duckdb.connect()
+raymask.duckdb.register(connection)
+connection.sql("SELECT category, avg(mask_area(mask)) FROM 'masks/instances/*.parquet' GROUP BY 1")
 """
 
 from __future__ import annotations

@@ -90,6 +90,11 @@ class Masks:
             raise KeyError(f"no instance {instance} of image {uri!r} in {self.out}")
         return decode(rows.column("mask")[0].as_py())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every listed image is done."""
+        return self.published.images >= self.listed
+
     def sql(
         self, query: str, parameters: Mapping[str, Any] | Sequence[Any] | None = None
     ) -> duckdb.DuckDBPyRelation | None:
@@ -143,7 +148,7 @@ class Masks:
 
     def __repr__(self) -> str:
         p = self.published
-        images = f"{p.images:,} images" if p.images >= self.listed else f"{p.images:,} of {self.listed:,} images so far"
+        images = f"{p.images:,} images" if self.is_whole else f"{p.images:,} of {self.listed:,} images so far"
         return f"Masks({self.out!r}: {images}, {p.failed:,} of them failed, {p.instances:,} instances)"
 
     def _repr_html_(self) -> str:

@@ -34,11 +34,6 @@ class Snapshot:
     listed: int
     unpublished: Mapping[str, Bytes]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every listed image is done."""
-        return self.tables.images >= self.listed
-
     def files(self) -> Files:
         """The files of both tables, by path."""
         stored = {

@@ -137,6 +137,13 @@ def test_a_folder_with_nothing_in_it_is_no_output(tmp_path: Path) -> None:
         raymask.open(str(tmp_path))
 
 
+def test_an_unfinished_output_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = list_images(str(tmp_path), CONTENT.listed).folder
+    write_part(journal, CONTENT.part.slice(0, 4), attempt=0)
+    assert main(["evaluate", str(tmp_path), "--annotations", "none.json"]) == 1
+    assert "is not done: 4 of 10 images so far" in capsys.readouterr().err
+
+
 def test_an_answer_outlives_what_it_was_asked_of(tmp_path: Path) -> None:
     journal = list_images(str(tmp_path), CONTENT.listed).folder
     write_part(journal, CONTENT.part.slice(0, 4), attempt=0)

@@ -31,14 +31,15 @@ from test_evaluation import write_output
 import raymask
 from raymask.cli import main
 from raymask.config import SegmentConfig
-from raymask.drawing import colour_of
+from raymask.drawing import LAYERS, colour_of
 from raymask.errors import ConfigError, ErrorKind, Failure
 from raymask.journal import Manifest, NewRows, journal_folder, write_part
 from raymask.journal.manifest import SeenIds
 from raymask.masks import encode
-from raymask.output import Masks
+from raymask.output import MIN_SCORE, Masks
 from raymask.pictures import read_pictures
 from raymask.reporting import samples
+from raymask.reporting.config import DrawConfig
 from raymask.reporting.document import report_html
 from raymask.reporting.facts import GRID_COLUMNS, GRID_ROWS, SCORE_BINS, read_facts
 from raymask.reporting.pace import pace_of, read_pace
@@ -367,6 +368,11 @@ def test_the_draw_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for arguments, said in refusals.items():
         assert main(["draw", out, *arguments]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_the_command_draws_what_the_method_draws() -> None:
+    config = DrawConfig(masks="masks", uri="a.png", out="a.png")
+    assert (config.layers, config.min_score) == (LAYERS, MIN_SCORE)
 
 
 def test_a_notebook_shows_an_output(tmp_path: Path) -> None:

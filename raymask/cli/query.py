@@ -84,7 +84,7 @@ def open_masks(out: str) -> Masks:
                 report.live(f"reading what is not published: {done:,} of {of:,} files", done, of)
 
         masks = Masks(out, tell)
-        if masks.published.images < masks.listed:
+        if not masks.is_whole:
             report.say(f"{out} is not done: {masks.published.images:,} of {masks.listed:,} images so far")
     return masks
 

@@ -58,16 +58,16 @@ def summary_text(summary: Summary) -> str:
 
     out = summary.out.rstrip("/")
     rate = f", {summary.processed / summary.segment_s:,.1f} images/s" if summary.processed else ""
-    files = f"{out}/instances/*.parquet".replace("'", "''")
-    query = f"SELECT category, count(*) FROM '{files}' GROUP BY 1 ORDER BY 2 DESC"
+    query = "SELECT category, count(*) AS objects FROM instances GROUP BY 1 ORDER BY 2 DESC"
     code = f"import raymask; print(raymask.open({json.dumps(out)}).instances.to_pandas())"
     lines = [
         f"{summary.images:,} images: {summary.ok:,} ok with {summary.instances:,} instances, "
         f"{summary.failed:,} failed. {summary.processed:,} of them now, in {duration_text(summary.elapsed_s)}{rate}.",
         *(f"  {count:>8,} {kind}" for kind, count in summary.errors.items()),
         f"tables   {out}/images/*.parquet and {out}/instances/*.parquet",
-        f"next     python -c {shlex.quote(code)}",
-        f"         or, in DuckDB: {query}",
+        f'next     raymask query {shlex.quote(out)} "{query}"',
+        f"         raymask shell {shlex.quote(out)}",
+        f"         python -c {shlex.quote(code)}",
     ]
     if summary.failed:
         lines.append(f"         the same command with --retry-failed tries the {summary.failed:,} failed again")

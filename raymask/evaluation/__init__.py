@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymask.config import EvaluateConfig
+from raymask.errors import OutputError
 from raymask.evaluation.annotations import Annotations, read_annotations
 from raymask.evaluation.metrics import (
     METRICS,
@@ -122,6 +123,12 @@ def evaluate_fully(config: EvaluateConfig) -> Evaluation:
 
 
 def _read(out: str, annotations: str) -> tuple[Masks, Annotations, list[dict[str, Any]]]:
-    masks, truth = Masks(out), read_annotations(annotations)
+    masks = Masks(out)
+    if not masks.is_whole:
+        raise OutputError(
+            f"{out!r} is not done: {masks.published.images:,} of {masks.listed:,} images so far, and in the others all "
+            f"would be missed; run its segment command again"
+        )
+    truth = read_annotations(annotations)
     check_categories(masks, truth)
     return masks, truth, coco_results(masks, match_images(masks, truth))

@@ -205,7 +205,7 @@ def pace_of_work(pace: Pace | None) -> str:
     """Images a second over the time at work, with the pauses between runs."""
     if pace is None:
         return "<p>Not known: the journal does not say when images were done, or says one moment for all.</p>"
-    said = "By the times at which the parts of the journal were put."
+    said = "By the times at which the parts of the journal were put; the first one after a pause only starts the clock."
     if len(pace.stretches) > 1:
         pauses = [(a.stop_s, b.start_s) for a, b in pairwise(pace.stretches)]
         said += f" Lines across are pauses, {duration_text(sum(b - a for a, b in pauses))} in all, which are left out."
@@ -217,7 +217,7 @@ def pace_of_work(pace: Pace | None) -> str:
     for stretch in pace.stretches[:-1]:
         worked += stretch.stop_s - stretch.start_s
         marks[worked / pace.bin_s] = ""
-    ticks = {len(bars) * n / 4: _span_text(pace.working_s * n / 4) for n in range(5)}
+    ticks = {len(bars) * n / 4: _span_text(pace.working_s * n / 4, pace.working_s) for n in range(5)}
     says = f"{pace.rate:,.2f} on average, {max(pace.rates):,.2f} at best, in {_span_text(pace.working_s)} of work."
     chart = histogram(bars, ticks=ticks, axis="time at work", marks=marks, label=says)
     rows = [
@@ -289,8 +289,9 @@ def _span(first: int, last: int) -> str:
     return f"{first:,}" if first == last else f"{first:,} to {last:,}"
 
 
-def _span_text(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < SHORT_S else duration_text(seconds)
+def _span_text(seconds: float, longest: float | None = None) -> str:
+    """A time at work, in the way that suits the longest beside it."""
+    return f"{seconds:.1f} s" if (longest or seconds) < SHORT_S else duration_text(seconds)
 
 
 def _utc(seconds: float) -> str:
