@@ -18,7 +18,8 @@ WORKER = (*MODEL, "encode", "write")
 STAGES = (*READING, *WORKER)
 PHASES = ("start", "list", "segment", "publish", "end")
 
-# Workers that have something to do for so much of their time hold up the others; below it they are held up.
+# Workers that have something to do for so much of their time hold up the others, and from half of it on where readers
+# have less to do than they; otherwise they are held up.
 BUSY = 0.75
 # Where readers are at work for less of their time, and workers wait as well, neither is what takes the time.
 IDLE = 0.4
@@ -127,17 +128,18 @@ def bottleneck(times: Times) -> Bottleneck:
 
 
 def _bottleneck_of_stages(times: Times) -> Bottleneck:
-    if times.worker_share >= BUSY:
+    reader_share = times.at_once(*READING) / times.room.readers
+    if times.worker_share >= BUSY or times.worker_share >= max(0.5, reader_share):
         # Without a GPU decoding takes its cores from the model, so that workers are busy, but slow.
         rivals = () if times.room.gpus else ("decode",)
         stage = max(("predict", "encode", "write", *rivals), key=lambda name: times.of(*_GROUPS[name]))
         return Bottleneck(stage, f"{stage}-bound: {_of_worker(stage, times)}")
     waits = f"model workers wait {1 - times.worker_share:.0%} of their time"
-    if times.at_once(*READING) < IDLE * times.room.readers:
+    if reader_share < IDLE:
         return Bottleneck(
             "hand-over",
-            f"hand-over-bound: {waits}, readers are at work {times.at_once(*READING) / times.room.readers:.0%} of "
-            f"theirs; what is left is Ray moving images between processes: raise --images-per-part, or add cores",
+            f"hand-over-bound: {waits}, readers are at work {reader_share:.0%} of theirs; what is left is Ray moving "
+            f"images between processes: raise --images-per-part, or add cores",
         )
     if times.of("fetch") > times.of("decode", "pack"):
         return Bottleneck(

@@ -129,6 +129,7 @@ def times(room: Room, segment_s: float, wait_s: float = 0.0, start_s: float = 1.
         (times(GPUS, 100, wait_s=10, compute=100, encode=290), "encode", "masks to RLE take 74% of the workers' time"),
         (times(GPUS, 100, wait_s=10, compute=100, write=290), "write", "writing the journal takes 74%"),
         (times(GPUS, 100, wait_s=300, compute=10, decode=100), "hand-over", "hand-over-bound: model workers wait 97%"),
+        (times(CPUS, 100, wait_s=60, compute=1, write=139, decode=20), "write", "writing the journal takes 99%"),
         (times(CPUS, 100, compute=199, decode=20), "predict", "1.8 of 2 cores predict; add cores, machines or a GPU"),
         (times(CORES, 100, compute=99), "predict", "4.0 of 16 cores predict; add workers (--workers)"),
         (times(CPUS, 100, wait_s=150, compute=50, decode=150), "decode", "1.5 of 2 cores decode"),
