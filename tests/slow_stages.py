@@ -127,7 +127,7 @@ def forecast(folder: Path) -> dict[str, Any]:
 
     (folder / "slow").write_text(f"predict {SLOW_S}")
     pictures = str(folder / "more")
-    plan = raymask.plan(pictures, seconds=3.0, machines=1, price_per_hour=3600.0, quiet=True)
+    plan = raymask.plan(pictures, seconds=4.0, machines=1, price_per_hour=3600.0, quiet=True)
     summary = raymask.segment(pictures, out=str(folder / "planned"), quiet=True)
     return {"plan": plan.facts(), "elapsed_s": summary.elapsed_s}
 

@@ -19,7 +19,7 @@ from raymask.metrics import COUNTERS, GAUGES
 from raymask.stages import READING, STAGES, WORKER
 
 HERE = Path(__file__).parent
-PICTURES, MORE = 47, 160
+PICTURES, MORE = 47, 240
 STAGE_WORDS = ("fetch", "decode", "predict", "encode", "write")
 
 

@@ -36,7 +36,7 @@ from raymask.progress import Reporter, Silent, new_run_id
 from raymask.protocol import Work
 from raymask.publishing import publish
 from raymask.sources import advice, open_source
-from raymask.stages import Times, bottleneck
+from raymask.stages import READING, WORKER, Times, bottleneck
 from raymask.storage import join, resolve
 from raymask.timing import Taken
 
@@ -118,8 +118,8 @@ def forecast(config: PlanConfig, report: Reporter | None = None) -> Forecast:
         report.say(found.text(config.source))
         pool = plan_pool(config.worker_range(), config.gpus_per_worker)
         images_per_part = share_of(found.new, pool)
-        few, _ = _measure(config, model, pool, out, sample, pool.calls, images_per_part=1)
-        wanted = int(config.seconds / _call_s(few)[0] * pool.calls)
+        _, few = _measure(config, model, pool, out, sample, pool.calls, images_per_part=1)
+        wanted = int(config.seconds / _image_s(few))
         # As large as in the run, where the time allows it: a part has its own costs.
         images_per_part = min(images_per_part, floor_power_of_two(wanted // (WAVES * pool.calls)))
         wanted = max(wanted, WAVES * pool.calls * images_per_part)
@@ -199,6 +199,15 @@ def _measure(
     meter.phase("publish")
     publish(out, run_of(options, model), manifest)
     return meter.calls, meter.ends()
+
+
+def _image_s(times: Times) -> float:
+    """About how long one image keeps the others waiting: where it is read, or at the workers, whichever is slower.
+
+    Waiting is left out: of few images most of it is until the first have been read.
+    """
+    room = times.room
+    return max(times.of(*READING) / room.readers, times.of(*WORKER) / room.calls) / times.images
 
 
 def _call_s(calls: list[tuple[int, int, float]]) -> tuple[float, float]:
