@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from raymask.model import Category, Model, ModelSpec, Thresholds, build, save_mo
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes that test at once each finds only its own Ray clusters
     os.environ["RAY_TMPDIR"] = f"/tmp/raymask-{os.environ['PYTEST_XDIST_WORKER']}"  # short, as names of sockets must be
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as where the tests run in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time is measured in benchmarks/, not here, where the machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
