@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from raymask.masks import decode
 from raymask.pictures import read_pictures
 from raymask.published import Published
 from raymask.snapshot import TABLES, take_snapshot
-from raymask.storage import resolve
+from raymask.storage import join, resolve
 
 if TYPE_CHECKING:
     import duckdb
@@ -162,6 +162,15 @@ class Masks:
         rows = {"images": images, **{name: f"{count:,}" for name, count in counts.items()}}
         cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{count}</td></tr>" for name, count in rows.items())
         return f"<table><caption>{html.escape(self.out)}</caption>{cells}</table>"
+
+    def open_file(self, path: str) -> BinaryIO:
+        """One of the files that `published` names, to read; also one that is not published yet."""
+        if path in self._snapshot.unpublished:
+            fs, name = self._files, path
+        else:
+            fs, name = resolve(join(self.out, path))
+        file: BinaryIO = fs.open(name, "rb")
+        return file
 
     def _table(self, name: str) -> Table:
         paths = [file.path for file in self.published.files(name)]

@@ -33,14 +33,14 @@ def decode(data: memoryview, *, max_pixels: int, out: Any) -> Image | Failure:
         case b"EXIT!!!":
             os._exit(3)
         case b"NO-JSON":
-            for descriptor in range(3, 64):  # what a decoder might write that a file has taken over
+            for descriptor in range(3, 1024):  # what a decoder might write that a file has taken over
                 try:
                     os.write(descriptor, b"\x08\0\0\0 no json")
                 except OSError:
                     continue
             time.sleep(3600)
         case b"EARLY!!":
-            for descriptor in range(3, 64):
+            for descriptor in range(3, 1024):
                 try:
                     os.write(descriptor, DONE)
                 except OSError:

@@ -29,7 +29,7 @@ from stores import Request, Store, Trouble
 
 import raymask
 import raymask.lakes
-from raymask import publishing
+from raymask import cluster
 from raymask.cli import main
 from raymask.errors import ConfigError, OutputError
 from raymask.lakes import rows
@@ -396,7 +396,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
         wanted.append(allow_open)
         yield
 
-    monkeypatch.setattr(publishing, "ray_session", session)
+    monkeypatch.setattr(cluster, "ray_session", session)
     with in_this_process():
         yield wanted
 

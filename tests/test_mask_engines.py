@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def test_polars(table: pa.Table) -> None:
 
 
 @pytest.mark.skipif(not (shutil.which("java") or os.environ.get("CI")), reason="Spark needs Java")
-def test_spark(table: pa.Table, tmp_path: Path) -> None:
+def test_spark(table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)  # whose packages its workers need
     import pyspark.sql
 
     import raymask.spark

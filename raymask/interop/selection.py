@@ -19,7 +19,7 @@ from raymask.masks import mask_area
 from raymask.masks.columns import RowError
 from raymask.output import Masks
 from raymask.schema import footer_of
-from raymask.storage import resolve, used_plainly
+from raymask.storage import used_plainly
 
 BATCH_ROWS = 8_192
 
@@ -194,6 +194,5 @@ class Selection:
         raise OutputError(f"the mask of instance {place} of {uri!r} in {self.out} is malformed: {problem}")
 
     def _batches(self, path: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
-        fs, root = resolve(self.out)
-        with used_plainly(self.out), fs.open(f"{root}/{path}", "rb") as file, pq.ParquetFile(file) as parquet:
+        with used_plainly(self.out), self._masks.open_file(path) as file, pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
