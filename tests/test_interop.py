@@ -27,6 +27,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from outputs import list_images, make_content
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from stores import Store
@@ -41,7 +42,7 @@ from raymask.interop import importing
 from raymask.interop.names import FileNames, safe_path
 from raymask.interop.outlines import joined_rings
 from raymask.interop.selection import Selection
-from raymask.journal import read_run
+from raymask.journal import read_run, write_part
 from raymask.masks import area, decode, encode, mask_geojson
 from raymask.output import Masks
 from raymask.pipeline import plan
@@ -732,3 +733,10 @@ def test_an_import_needs_no_ray(tmp_path: Path) -> None:
     run = f"raymask.import_({file!r}, format='coco', out={str(tmp_path / 'out')!r})"
     code = f"import sys; sys.modules['ray'] = None; import raymask; {run}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_output_that_is_not_published_yet_is_exported(tmp_path: Path) -> None:
+    content = make_content((2, 0, 3))
+    write_part(list_images(str(tmp_path / "out"), content.listed).folder, content.part, attempt=0)
+    assert main(["export", str(tmp_path / "out"), "--format", "csv", "--out", str(tmp_path / "all.csv")]) == 0
+    assert len(list(csv.reader((tmp_path / "all.csv").read_text().splitlines()))) == 1 + len(content.instances)
