@@ -13,12 +13,12 @@ demo: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m raymask.demo
 
 # Most tests wait for processes to begin, so two cores have room for two of them at once.
+# Those of killed runs have the machine to themselves: they say how soon a run must end.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/test_chaos.py
+	$(BIN)/python -m pytest -q tests/test_chaos.py
 
-check: $(READY) lint types
-	$(BIN)/python -m pytest -q tests/test_layers.py
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+check: lint types docs test
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -43,7 +43,7 @@ import raymask
 LEAST_KILLS = 10
 LEAST_MOMENTS = 3  # of these kills at random moments
 SLICES = 5  # so many seeds in a row go through all points
-STALLED_S = 180.0  # the longest that one driver may take, whatever is killed around it; other tests may run beside
+STALLED_S = 60.0  # the longest that one driver may take, whatever is killed around it
 ORPHANS_S = 10.0  # in which a decoder finds out that its worker is no more
 DRIVER = "import sys, chaos_points; sys.exit(chaos_points.main(sys.argv[1:]))"
 

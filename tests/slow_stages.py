@@ -63,7 +63,6 @@ def install() -> None:
 
     null_model.Predictor.__call__ = slow_predict  # type: ignore[method-assign]
     pipeline.fetch, pipeline.part_table, pipeline.write_part = slow_fetch, slow_encode, slow_write
-    pipeline.Worker.predict = lambda self, images: self._predictor(images)  # which would import torch
 
 
 def slow_decode(data: memoryview, **options: Any) -> Any:
