@@ -90,15 +90,12 @@ def train(data: str, *, out: str, **options: Any) -> TrainSummary:
 
     options: the fields of `raymask.training.config.TrainConfig`, the same as the flags of `raymask train`.
     """
-    from raymask.console import ConsoleReporter
-    from raymask.progress import Silent
+    from raymask.console import reporter
     from raymask.training.config import TrainConfig
     from raymask.training.trainer import train as run
 
     config = TrainConfig(data=data, out=out, **options)
-    if config.quiet:
-        return run(config, Silent())
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         return run(config, report)
 
 
@@ -114,15 +111,12 @@ def publish(out: str, **options: Any) -> list[TableChange]:
 
     options: the fields of `raymask.lakes.config.PublishConfig`, the same as the flags of `raymask publish`.
     """
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.lakes.config import PublishConfig
     from raymask.lakes.publisher import publish as run
-    from raymask.progress import Silent
 
     config = PublishConfig(out=out, **options)
-    if config.quiet:
-        return run(config, Silent())
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         return run(config, report)
 
 
@@ -181,15 +175,12 @@ def export(masks: str, *, format: ExportFormat, out: str, **options: Any) -> Exp
 
     options: the fields of `raymask.interop.config.ExportConfig`, the same as the flags of `raymask export`.
     """
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.interop.config import ExportConfig
     from raymask.interop.exporting import export as run
-    from raymask.progress import Silent
 
     config = ExportConfig(masks=masks, format=format, out=out, **options)
-    if config.quiet:
-        return run(config, Silent())
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         return run(config, report)
 
 
@@ -198,15 +189,12 @@ def import_(file: str, *, format: ImportFormat, out: str, **options: Any) -> Imp
 
     options: the fields of `raymask.interop.config.ImportConfig`, the same as the flags of `raymask import`.
     """
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.interop.config import ImportConfig
     from raymask.interop.importing import import_masks
-    from raymask.progress import Silent
 
     config = ImportConfig(file=file, format=format, out=out, **options)
-    if config.quiet:
-        return import_masks(config, Silent())
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         return import_masks(config, report)
 
 

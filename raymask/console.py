@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -11,9 +12,14 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from raymask.progress import harmless, new_run_id, progress_text
+from raymask.progress import Reporter, Silent, harmless, new_run_id, progress_text
 
 PLAIN_EVERY_S = 10.0
+
+
+def reporter(quiet: bool) -> contextlib.AbstractContextManager[Reporter]:
+    """Lines for a person, or nothing."""
+    return contextlib.nullcontext(Silent()) if quiet else ConsoleReporter()
 
 
 class ConsoleReporter:

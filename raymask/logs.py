@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from raymask.config import SegmentConfig
-from raymask.console import ConsoleReporter
+from raymask.console import reporter
 from raymask.errors import known_cause
-from raymask.progress import Reporter, Silent, new_run_id
+from raymask.progress import Reporter, new_run_id
 from raymask.urls import without_credentials
 
 PROGRESS_EVERY_S = 10.0
@@ -79,4 +79,4 @@ def reporter_of(config: SegmentConfig) -> contextlib.AbstractContextManager[Repo
     """Lines for a person, JSON lines for `log_json`, and nothing for `quiet`, though `log_json` still says errors."""
     if config.log_json:
         return LogReporter(only_errors=config.quiet)
-    return contextlib.nullcontext(Silent()) if config.quiet else ConsoleReporter()
+    return reporter(config.quiet)
