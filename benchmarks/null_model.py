@@ -2,7 +2,7 @@
 
     python benchmarks/null_model.py IMAGES OUT
 
-`install` puts it in place, in this process and, as the hook that begins them, in Ray's workers.
+`install` puts it in place in this process, `without_model/` on the PYTHONPATH in all that begin.
 """
 
 from __future__ import annotations
@@ -83,10 +83,8 @@ def main() -> None:
     start = time.perf_counter()
     images, out = sys.argv[1:]
     install()
-    # Ray's workers import this module by its name, as this program's folder lets it.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    hook = {"runtime_env": {"worker_process_setup_hook": "null_model.install"}}
-    os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(hook)
+    of_workers = str(Path(__file__).parent / "without_model")
+    os.environ["PYTHONPATH"] = os.pathsep.join([of_workers, os.environ.get("PYTHONPATH", "")])
     import raymask
 
     summary = raymask.segment(images, out=out, quiet=True)

@@ -50,7 +50,7 @@ from raymask.journal.manifest import CHUNK_ROWS
 from raymask.journal.run import check_same
 from raymask.listing import Found, add_listing, look_at_source
 from raymask.meter import Meter, metered
-from raymask.pools import TASK_CPUS, Pool, await_machines, noticing_machines, plan_pool, room_of, task_room_bytes
+from raymask.pools import TASK_CPUS, Pool, await_machines, plan_pool, room_of, task_room_bytes, using_all_machines
 from raymask.progress import Reporter, Silent
 from raymask.protocol import Work, work_to_do
 from raymask.publishing import publish
@@ -67,7 +67,8 @@ if TYPE_CHECKING:
 # need them, so `raymask.model` is imported where those two begin.
 
 SHARES_OF_CALL = 16  # how many shares of a small run are made for each call that workers handle at once
-TASK_ROWS = 128  # images that one fetch-and-decode task handles, in a run of many
+TASK_ROWS = 512  # images of one fetch-and-decode task in a run of many; Ray Data takes 0.2 s to follow one by another
+BLOCKS_IN_TASK = 2  # whose pixels a task holds outside of the object store: decoded, and as an Arrow table
 MAX_TASKS = 4_000  # of one run; Ray Data puts each into its store before the first begins, 4 ms each
 DEVICE_FAULT = 70  # exit code of a worker whose device has failed
 
@@ -249,11 +250,15 @@ def process(
         decoder=DECODER,
     )
     most = len(images.chunks)
+    # Ray Data would ask for as much as blocks have had on average, another number for each task, and Ray reuses the
+    # process of a task only for one that asks for the same.
+    task_memory_bytes = BLOCKS_IN_TASK * images.room_bytes
     meter.begins(pending, room_of(pool, most))
-    with noticing_machines(pool, most):
+    with using_all_machines(pool, most):
         rows = ray.data.read_datasource(
             images,
             num_cpus=TASK_CPUS,
+            memory=task_memory_bytes,
             override_num_blocks=most,
             label_selector=config.decode_labels() or None,
         )

@@ -15,6 +15,7 @@ import ray.data
 from ray.autoscaler.sdk import request_resources
 from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces.execution_options import ExecutionResources
 
 from raymask.errors import ConfigError
 from raymask.stages import Room
@@ -210,8 +211,20 @@ def await_machines(gpus: bool, decode_on: Mapping[str, str], say: Say) -> None:
             request_resources(bundles=[])  # from here on Ray Data asks
 
 
-class _NoticingMachines(ExecutionCallback):
-    """Has Ray Data use machines that join within seconds; by itself it looks for them every twenty.
+def whole_cpus(reserved: Mapping[str, Mapping[str, float]]) -> ExecutionResources:
+    """What Ray Data reserves on each node for a data set, in sum; the CPUs of a node rounded up to whole ones.
+
+    It rounds down what is left on a node beside the tasks that it asks for, so that of two CPUs of which it asks for
+    1.75 it would never use the last quarter, and nobody else would.
+    """
+    total = ExecutionResources.zero()
+    for of_node in reserved.values():
+        total = total.add(ExecutionResources.from_resource_dict({**of_node, "CPU": ceil(of_node.get("CPU", 0))}))
+    return total
+
+
+class _UsingAllMachines(ExecutionCallback):
+    """Has Ray Data use machines whole, and those that join within seconds; by itself it looks for them every twenty.
 
     A pool without a maximum of its own grows by what fits them. An infinite maximum from the beginning would do that
     too, but Ray Data keeps cores free for workers that may come, and those are missing where images are decoded.
@@ -222,6 +235,11 @@ class _NoticingMachines(ExecutionCallback):
         self._most = most
         self._nodes: frozenset[str] = frozenset()
         self._looked_s = -inf
+
+    def before_execution_starts(self, executor: Any) -> None:
+        autoscaler = executor._cluster_autoscaler
+        coordinator = autoscaler._autoscaling_coordinator
+        autoscaler.get_total_resources = lambda: whole_cpus(coordinator.get_reserved_resources())
 
     def on_execution_step(self, executor: Any) -> None:
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
@@ -241,10 +259,10 @@ class _NoticingMachines(ExecutionCallback):
 
 
 @contextlib.contextmanager
-def noticing_machines(pool: Pool, most: int) -> Iterator[None]:
-    """A data set that is begun here uses machines that join later; most: workers that there is work for."""
+def using_all_machines(pool: Pool, most: int) -> Iterator[None]:
+    """A data set that is begun here uses machines whole, also those that join later; most: workers that have work."""
     context = ray.data.DataContext.get_current().copy()
-    context.custom_execution_callback_classes = [partial(_NoticingMachines, pool, most)]  # type: ignore[list-item]
+    context.custom_execution_callback_classes = [partial(_UsingAllMachines, pool, most)]  # type: ignore[list-item]
     with ray.data.DataContext.current(context):
         yield
 

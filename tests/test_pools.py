@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import _AutoscalingCoordinatorActor
 
 from raymask.errors import ConfigError
 from raymask.pools import (
@@ -19,6 +20,7 @@ from raymask.pools import (
     await_machines,
     plan_pool,
     task_room_bytes,
+    whole_cpus,
 )
 
 GIB = 1024**3
@@ -189,3 +191,20 @@ def test_a_cluster_that_grows_from_nothing_is_asked_and_waited_for(
     assert not joining
     await_machines(True, {"raymask": "decode"}, said.append)
     assert (len(asked), len(said)) == (2, 1)
+
+
+def test_the_rest_of_a_core_is_used_as_well() -> None:
+    """What Ray Data leaves unused of a node is found with the code that reserves it."""
+    nodes = [
+        {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus, "memory": 8.0 * GIB}}
+        for name, cpus in (("small", 2.0), ("large", 16.0))
+    ]
+    coordinator = _AutoscalingCoordinatorActor(get_cluster_nodes=lambda: nodes, send_resources_request=lambda *_: None)
+    # A worker and a task, as they are asked for on two cores.
+    tasks = [{"CPU": WORKER_CPU_SHARE * 2}, {"CPU": TASK_CPUS}]
+    coordinator.request_resources("data", tasks, expire_after_s=60, request_remaining=["CPU", "GPU", "memory"])
+    reserved = coordinator.get_reserved_resources("data")
+    assert sum(of_node["CPU"] for of_node in reserved.values()) < 18  # or `whole_cpus` is not needed any more
+    assert whole_cpus(reserved).cpu == 18
+    assert whole_cpus(reserved).memory == 16 * GIB
+    assert whole_cpus({}).cpu == 0
