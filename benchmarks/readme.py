@@ -32,7 +32,7 @@ def with_table(readme: str) -> str:
 
 def table() -> str:
     header = ("what", "raymask", "beside it", "", "`python benchmarks/…`")
-    parts = (masks, model, whole_runs, without_model, decoding, start_up, precision, training, fine_tuning)
+    parts = (masks, model, whole_runs, without_model, decoding, start_up, precision, training, fine_tuning, columns)
     lines = [header, ("---",) * len(header), *(line for part in parts for line in part())]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -161,6 +161,22 @@ def precision() -> list[tuple[str, ...]]:
     what = f"mask AP in bf16, {pictures:,} of the demo's pictures"
     change = f"{100 * (bf16 - fp32):+.2f} points"
     return [(what, f"{100 * bf16:.2f}", f"in fp32: {100 * fp32:.2f}", change, "`precision.py`")]
+
+
+def columns() -> list[tuple[str, ...]]:
+    found = record("mask_functions")
+    height, width = found["size_hw"]
+    return [
+        (
+            f"`{row['function']}` of {found['masks']:,} masks of {height} x {width}",
+            f"{row['all_cores']['median_s']:.2f} s",
+            f"pycocotools, called for each: {row['pycocotools_s']:.1f} s",
+            times(row["pycocotools_s"] / row["all_cores"]["median_s"]),
+            "`mask_functions.py`",
+        )
+        for row in found["rows"]
+        if row["function"] in ("mask_area", "mask_iou", "mask_from_polygon", "mask_resize")
+    ]
 
 
 if __name__ == "__main__":

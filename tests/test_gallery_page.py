@@ -231,7 +231,7 @@ def test_side_by_side(browser: Browser, out: str, folder: Path) -> None:
         expect(page.locator("#count")).to_have_text("15 of 63 images")
         page.locator(".card").first.click()
         expect(page.locator(".stage")).to_have_count(2)
-        assert page.locator(".objects h3").all_text_contents() == ["page0/out, 0 objects", "truth, 1 object"]
+        expect(page.locator(".objects h3")).to_have_text(["page0/out, 0 objects", "truth, 1 object"])
         expect(page.locator(".object summary")).to_have_text("kite miss1.000")
         page.close()
 
