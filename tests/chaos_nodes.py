@@ -11,12 +11,14 @@ from typing import Any
 
 import raymask
 
-# A node that is gone is missed after two seconds, not after fifteen as by default.
+# A node that is gone is missed after two seconds, not after fifteen as by default, and a process that was killed before
+# it was up after fifteen, not after sixty.
 HEALTH = {
     "health_check_initial_delay_ms": 500,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
+    "worker_register_timeout_seconds": 15,
 }
 
 HERE = {"node_ip_address": "127.0.0.1"}

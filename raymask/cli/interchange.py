@@ -7,15 +7,14 @@ from raymask.interop.config import ExportConfig, ImportConfig
 
 
 def export(config: ExportConfig) -> int:
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.interop.exporting import export as run
-    from raymask.progress import Silent, harmless
+    from raymask.progress import harmless
 
-    if config.quiet:
-        run(config, Silent())
-        return DONE
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         summary = run(config, report)
+    if config.quiet:
+        return DONE
     print(f"{summary.out}: {summary.images:,} images, {summary.instances:,} instances")
     if summary.failed:
         print(f"left out: {summary.failed:,} images that could not be read when they were segmented")
@@ -27,17 +26,15 @@ def export(config: ExportConfig) -> int:
 
 
 def import_(config: ImportConfig) -> int:
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.interop.importing import import_masks
-    from raymask.progress import Silent, harmless
+    from raymask.progress import harmless
 
-    if config.quiet:
-        import_masks(config, Silent())
-        return DONE
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         summary = import_masks(config, report)
-    print(
-        f"{harmless(summary.out)}: {summary.images:,} images, {summary.instances:,} instances, "
-        f"{summary.categories:,} categories"
-    )
+    if not config.quiet:
+        print(
+            f"{harmless(summary.out)}: {summary.images:,} images, {summary.instances:,} instances, "
+            f"{summary.categories:,} categories"
+        )
     return DONE

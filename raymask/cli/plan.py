@@ -13,14 +13,11 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
 
 
 def plan(config: PlanConfig) -> int:
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.forecast.forecast import forecast
 
-    if config.quiet:
-        found = forecast(config)
-    else:
-        with ConsoleReporter() as report:
-            found = forecast(config, report)
+    with reporter(config.quiet) as report:
+        found = forecast(config, report)
     print(json.dumps(found.facts(), indent=2) if config.json else forecast_text(config.source, found))
     return DONE
 

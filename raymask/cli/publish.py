@@ -12,17 +12,14 @@ if TYPE_CHECKING:  # pyarrow takes time to import; --help should not
 
 
 def publish(config: PublishConfig) -> int:
-    from raymask.console import ConsoleReporter
+    from raymask.console import reporter
     from raymask.lakes.publisher import publish as run
-    from raymask.progress import Silent
 
-    if config.quiet:
-        run(config, Silent())
-        return DONE
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         changes = run(config, report)
-    for change in changes:
-        print(change_text(change))
+    if not config.quiet:
+        for change in changes:
+            print(change_text(change))
     return DONE
 
 

@@ -12,16 +12,13 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import; --help should not
 
 
 def train(config: TrainConfig) -> int:
-    from raymask.console import ConsoleReporter
-    from raymask.progress import Silent
+    from raymask.console import reporter
     from raymask.training.trainer import train as run
 
-    if config.quiet:
-        run(config, Silent())
-        return DONE
-    with ConsoleReporter() as report:
+    with reporter(config.quiet) as report:
         summary = run(config, report)
-    print(training_text(summary))
+    if not config.quiet:
+        print(training_text(summary))
     return DONE
 
 
