@@ -11,8 +11,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,6 +79,26 @@ def install() -> None:
     sys.modules["raymask.model"] = module
 
 
+STEPS = ("add_listing", "scan_parts", "process", "publish")
+
+
+def time_steps() -> dict[str, float]:
+    """Seconds of the steps of `raymask.pipeline.segment` that the driver of a run will have spent."""
+    from raymask import pipeline
+
+    spent: dict[str, float] = {}
+
+    def timed(name: str, step: Callable[..., Any], *args: Any) -> Any:
+        start = time.perf_counter()
+        result = step(*args)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+        return result
+
+    for name in STEPS:
+        setattr(pipeline, name, partial(timed, name, getattr(pipeline, name)))
+    return spent
+
+
 def main() -> None:
     """`raymask segment IMAGES --out OUT` with this model; prints what it took in JSON."""
     start = time.perf_counter()
@@ -87,9 +108,11 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([of_workers, os.environ.get("PYTHONPATH", "")])
     import raymask
 
+    steps_s = time_steps()
     summary = raymask.segment(images, out=out, quiet=True)
     seconds = time.perf_counter() - start
-    print(json.dumps({"images": summary.images, "seconds": seconds, "segment_s": summary.segment_s}))
+    said = {"images": summary.images, "seconds": seconds, "segment_s": summary.segment_s, "steps_s": steps_s}
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

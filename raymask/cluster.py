@@ -46,6 +46,8 @@ def ray_session(allow_open: bool = False) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", processes)
     # So long a driver that was killed keeps its share of the cluster, and the next one goes on with less. Ray: 180.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
+    # Ray's control service keeps the last tasks in memory, 100,000 of them otherwise; nobody looks at a local one's.
+    os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")
     # What nobody waits for, such as the statistics of Ray Data, may fail with the process that it is sent to.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.

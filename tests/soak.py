@@ -31,6 +31,7 @@ from raymask.model import save_model
 
 IMAGES_PER_S = 80  # more than two cores do, so that the run does not end before its time
 PICTURES = 200
+STORE_BYTES = 200 * 1024**2  # of Ray, so that decoded images fill it while the run warms up, as they do sooner or later
 WARM_UP = 0.3  # share of the time that is not judged
 WINDOW = 0.25  # share of the rest that is looked at, at its beginning and at its end
 FLAT_MB = 2.0  # what may come and go in a small process
@@ -169,7 +170,8 @@ def running(store: Store, folder: Path, seconds: float, log: io.FileIO) -> Itera
     save_model(str(folder / "model"), model.spec, model.weights)
     options = ["--out", f"{store.url}/out", "--weights", str(folder / "model"), "--images-per-part", "8"]
     command = [sys.executable, "-m", "raymask.cli", "segment", f"{store.url}/photos", *options]
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    environment = {**os.environ, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(STORE_BYTES)}
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         yield process
     finally:
