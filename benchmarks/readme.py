@@ -32,7 +32,19 @@ def with_table(readme: str) -> str:
 
 def table() -> str:
     header = ("what", "raymask", "beside it", "", "`python benchmarks/…`")
-    parts = (masks, model, whole_runs, without_model, decoding, start_up, precision, training, fine_tuning, columns)
+    parts = (
+        masks,
+        model,
+        whole_runs,
+        without_model,
+        decoding,
+        start_up,
+        precision,
+        training,
+        fine_tuning,
+        columns,
+        asking,
+    )
     lines = [header, ("---",) * len(header), *(line for part in parts for line in part())]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -176,6 +188,31 @@ def columns() -> list[tuple[str, ...]]:
         )
         for row in found["rows"]
         if row["function"] in ("mask_area", "mask_iou", "mask_from_polygon", "mask_resize")
+    ]
+
+
+def asking() -> list[tuple[str, ...]]:
+    query, report, gallery = record("query"), record("report"), record("gallery")
+    counted, slowest = query["rows"][0], max(gallery["rows"], key=lambda row: float(row["first_masks_s"]))
+    output = f"{query['images']:,} images with {query['instances']:,} objects"
+    return [
+        (
+            f"{output}: categories counted with SQL",
+            f"{counted['statement']['median_s']:.2f} s",
+            f"DuckDB on the files: {counted['duckdb']['median_s']:.2f} s; the whole command: "
+            f"{counted['command']['median_s']:.1f} s",
+            "",
+            "`query.py`",
+        ),
+        ("of the same: the report", f"{report['rows'][0]['median_s']:.1f} s", "", "", "`report.py`"),
+        (
+            "of the same: the gallery's first page in Chromium",
+            f"{gallery['browser_s']['page']:.1f} s",
+            f"twelve images with masks, by the slowest of {len(gallery['rows'])} filters: "
+            f"{slowest['first_masks_s']:.1f} s",
+            "",
+            "`gallery.py`",
+        ),
     ]
 
 
