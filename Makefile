@@ -13,10 +13,11 @@ demo: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m raymask.demo
 
 # Most tests wait for processes to begin, so two cores have room for two of them at once.
-# Those of killed runs have the machine to themselves: they say how soon a run must end.
+# Those of killed runs and of the time of stages have the machine to themselves: they say how long something may take.
+ALONE := tests/test_chaos.py tests/test_inside.py
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore tests/test_chaos.py
-	$(BIN)/python -m pytest -q tests/test_chaos.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest -q $(ALONE)
 
 check: lint types docs test
 
