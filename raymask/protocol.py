@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 _PATTERN = re.compile(r"(\d{4})-(\d{12})-(\d{7})-([0-9a-f]{16})\.parquet")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)  # a driver holds a million and more
 class PartName:
     """Names a part by its ordinals, so that a block that is tried again gives the same name.
 
@@ -54,10 +54,10 @@ class PartName:
     def __str__(self) -> str:
         return f"{self.attempt:04d}-{self.first_ordinal:012d}-{self.rows:07d}-{self.digest}.parquet"
 
-    def ordinals_if_contiguous(self) -> NDArray[np.int64] | None:
-        """The ordinals, if they follow each other; None if only the file knows them."""
-        ordinals = np.arange(self.first_ordinal, self.first_ordinal + self.rows, dtype=np.int64)
-        return ordinals if _digest(ordinals) == self.digest else None
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the ordinals follow each other from the first on; otherwise only the file knows them."""
+        return _digest(np.arange(self.first_ordinal, self.first_ordinal + self.rows, dtype=np.int64)) == self.digest
 
 
 def _digest(ordinals: NDArray[np.int64]) -> str:
@@ -139,13 +139,17 @@ class ShardPlan:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plan_shards(
-    rows: int, images_per_file: int, parts_in: Callable[[int, int], Iterable[PartName]]
-) -> Iterator[ShardPlan]:
-    """The shards of `rows` listed images. parts_in: the parts that may hold ordinals first .. stop - 1."""
-    for number, first in enumerate(range(0, rows, images_per_file)):
-        stop = min(first + images_per_file, rows)
-        yield ShardPlan(number, first, stop, tuple(parts_in(first, stop)))
+def plan_shards(rows: int, images_per_file: int, parts: Iterable[tuple[PartName, int]]) -> list[ShardPlan]:
+    """The shards of `rows` listed images, in order. parts: in any order, with the last ordinal of each."""
+    starts = range(0, rows, images_per_file)
+    within: list[list[PartName]] = [[] for _ in starts]
+    for name, last in parts:  # once each: there may be millions, and ten thousand shards
+        for number in range(name.first_ordinal // images_per_file, min(last // images_per_file + 1, len(within))):
+            within[number].append(name)
+    return [
+        ShardPlan(number, first, min(first + images_per_file, rows), tuple(by_precedence(names)))
+        for number, (first, names) in enumerate(zip(starts, within, strict=True))
+    ]
 
 
 class PublishedShard(Protocol):

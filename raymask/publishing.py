@@ -87,7 +87,7 @@ def _publish_unless_overtaken(
         )
     fingerprint = index.fingerprint()
     unchanged = published.journal == fingerprint and published.images == manifest.rows
-    plans = () if unchanged else tuple(plan_shards(manifest.rows, run.images_per_file, index.overlapping))
+    plans = [] if unchanged else plan_shards(manifest.rows, run.images_per_file, index.parts)
     written: dict[int, Shard] = {}
     copied: set[int] = set()
     while True:

@@ -64,7 +64,7 @@ def take_snapshot(out: str, on_progress: Callable[[int, int], None] = lambda don
     index = scan_parts(manifest.folder, manifest.rows)
     plans = [
         plan
-        for plan in plan_shards(manifest.rows, run.images_per_file, index.overlapping)
+        for plan in plan_shards(manifest.rows, run.images_per_file, index.parts)
         if not _is_in(known, plan, int(index.done[plan.first : plan.stop].sum()))
     ]
     spool, unpublished = Spool(), dict[str, Bytes]()

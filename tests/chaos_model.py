@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -373,12 +373,7 @@ class Protocol:
         done, _, _ = self.state_of(parts, total)
         if not done.all():
             raise BrokenPromiseError("the journal lacks images that were done")
-        spans = [(name_of(n), rows[0].ordinal, rows[-1].ordinal) for n, rows in parts.items()]
-
-        def parts_in(first: int, stop: int) -> Iterable[PartName]:
-            return by_precedence(name for name, low, high in spans if low < stop and high >= first)
-
-        plans = tuple(plan_shards(total, IMAGES_PER_FILE, parts_in))
+        plans = plan_shards(total, IMAGES_PER_FILE, [(name_of(n), rows[-1].ordinal) for n, rows in parts.items()])
         written: dict[int, Shard] = {}
         copied: set[int] = set()
         while True:

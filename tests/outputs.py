@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raymask.errors import ErrorKind, Failure
 from raymask.journal import Manifest, NewRows, Run, create_run, journal_folder, scan_parts, write_part
 from raymask.masks import EncodedMasks, encode
-from raymask.protocol import ShardPlan
+from raymask.protocol import plan_shards
 from raymask.published import INDEX_FILE, Published
 from raymask.publishing import publish_shard
 from raymask.schema import MANIFEST, image_id
@@ -164,8 +164,6 @@ def publish_all(out: str, manifest: Manifest) -> None:
     """What publishing does for the first time, without Ray: shard by shard, then the index."""
     index = scan_parts(manifest.folder, manifest.rows)
     shards = []
-    for number, first in enumerate(range(0, manifest.rows, RUN.images_per_file)):
-        stop = min(first + RUN.images_per_file, manifest.rows)
-        plan = ShardPlan(number, first, stop, tuple(index.overlapping(first, stop)))
+    for plan in plan_shards(manifest.rows, RUN.images_per_file, index.parts):
         shards.append(publish_shard(out, RUN, manifest, plan, None)[1])
     Folder(out).put(INDEX_FILE, Published(index.fingerprint(), tuple(shards)).to_json(RUN))

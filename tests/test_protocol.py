@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import chaos_model
+import numpy as np
 import pytest
 from chaos_model import INDEX, BrokenPromiseError, Protocol, Request, Rows, Shard, Swap, World, let_run, run_schedules
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from raymask.protocol import Create, Put, ShardPlan
+from raymask.protocol import Create, PartName, Put, ShardPlan, by_precedence, plan_shards
 
 
 def test_no_schedule_breaks_a_promise() -> None:
@@ -31,6 +32,17 @@ def test_the_command_says_so() -> None:
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert "violations: 0" in outcome.stdout
+
+
+@given(st.integers(0, 40), st.lists(st.tuples(st.integers(0, 1), st.sets(st.integers(0, 50), min_size=1)), max_size=8))
+def test_a_shard_is_planned_of_the_parts_that_may_hold_its_images(rows: int, parts: list[tuple[int, set[int]]]) -> None:
+    """Also parts of images that were listed after the manifest was read."""
+    names = {PartName.of(np.array(sorted(held)), attempt): max(held) for attempt, held in parts}
+    plans = plan_shards(rows, 7, names.items())
+    assert [n for plan in plans for n in range(plan.first, plan.stop)] == list(range(rows))
+    for number, plan in enumerate(plans):
+        may = [name for name, last in names.items() if name.first_ordinal < 7 * (number + 1) and last >= 7 * number]
+        assert (plan.number, plan.first, list(plan.parts)) == (number, 7 * number, by_precedence(may))
 
 
 # ------------------------------------------------------------------------------------------------- with a known flaw

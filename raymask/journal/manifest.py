@@ -96,10 +96,8 @@ class Manifest:
         for file in self.files:
             start, end = max(first, file.first_ordinal), min(stop, file.first_ordinal + file.rows)
             if start < end:
-                table = _read(
-                    self.folder, file.name, lambda p: p.read(columns=[c for c in columns if c in p.schema_arrow.names])
-                )
-                tables.append(table.slice(start - file.first_ordinal, end - start))
+                read = partial(_rows, start=start - file.first_ordinal, stop=end - file.first_ordinal, columns=columns)
+                tables.append(_read(self.folder, file.name, read))
         return pa.concat_tables(tables, promote_options="default").select(columns)
 
     def contained(self, image_ids: NDArray[np.int64]) -> pa.Table:
@@ -239,6 +237,13 @@ def _read(folder: Folder, name: str, what: Callable[[pq.ParquetFile], T]) -> T:
             return what(parquet)
 
     return retried(read)
+
+
+def _rows(parquet: pq.ParquetFile, start: int, stop: int, columns: list[str]) -> pa.Table:
+    """Rows start .. stop - 1 of a file of the manifest, in those of the columns that it has."""
+    there = [c for c in columns if c in parquet.schema_arrow.names]
+    first, beyond = start // CHUNK_ROWS, -(-stop // CHUNK_ROWS)
+    return parquet.read_row_groups(range(first, beyond), columns=there).slice(start - first * CHUNK_ROWS, stop - start)
 
 
 def _contained_rows(parquet: pq.ParquetFile, image_ids: NDArray[np.int64]) -> pa.Table:

@@ -56,10 +56,6 @@ class PartIndex:
         """The latest attempt; 0 where there is none."""
         return max((name.attempt for name, _ in self.parts), default=0)
 
-    def overlapping(self, first: int, stop: int) -> list[PartName]:
-        """Parts that may hold ordinals first .. stop - 1, by precedence."""
-        return by_precedence(name for name, last in self.parts if name.first_ordinal < stop and last >= first)
-
     def fingerprint(self) -> str:
         """Equal for equal sets of parts."""
         return fingerprint_of(name for name, _ in self.parts)
@@ -77,11 +73,18 @@ def fingerprint_of(names: Iterable[PartName]) -> str:
 
 def scan_parts(folder: Folder, total: int) -> PartIndex:
     """The parts there are, and which of the ordinals 0 .. total - 1 they hold. Mostly from names alone."""
-    names = part_names(folder)
     done = np.zeros(total, bool)
-    parts = []
+    parts, with_gaps = [], []
+    for name in part_names(folder):
+        if name.is_contiguous:
+            stop = name.first_ordinal + name.rows
+            done[name.first_ordinal : stop] = True
+            parts.append((name, stop - 1))
+        else:
+            with_gaps.append(name)
     with ThreadPoolExecutor(READERS) as pool:
-        for name, ordinals in ahead(pool, lambda n: _ordinals(folder, n), names, 2 * READERS):
+        for name, rows in ahead(pool, lambda n: _read(folder, n, ["ordinal"]), with_gaps, 2 * READERS):
+            ordinals = rows.column(0).to_numpy()
             # Another run may have listed more since the manifest was read.
             done[ordinals[: np.searchsorted(ordinals, total)]] = True
             parts.append((name, int(ordinals[-1])))
@@ -139,13 +142,6 @@ def read_outcomes(folder: Folder, index: PartIndex) -> Outcomes:
         part[ordinals[better]] = place
         code[ordinals[better]] = found[better]
     return Outcomes(tuple(names), part, code)
-
-
-def _ordinals(folder: Folder, name: PartName) -> NDArray[np.int64]:
-    ordinals = name.ordinals_if_contiguous()
-    if ordinals is None:
-        ordinals = _read(folder, name, ["ordinal"]).column(0).to_numpy()
-    return ordinals
 
 
 def _read(folder: Folder, name: PartName, columns: list[str] | None) -> pa.Table:
