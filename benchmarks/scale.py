@@ -57,7 +57,7 @@ def main() -> None:
                 if case == "99.9 % done":
                     undo(out, kept)
                 results.append(segment(images, out, case))
-            if count == counts[0]:
+            if count < max(counts):
                 for case, kept in {"50 % done": 0.5, "listed, 0 % done": 0.0}.items():
                     undo(out, kept)
                     results.append(segment(images, out, case))

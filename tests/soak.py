@@ -31,7 +31,7 @@ from raymask.model import save_model
 
 IMAGES_PER_S = 80  # more than two cores do, so that the run does not end before its time
 PICTURES = 200
-STORE_BYTES = 200 * 1024**2  # of Ray, so that decoded images fill it while the run warms up, as they do sooner or later
+STORE_BYTES = 100 * 1024**2  # of Ray: decoded images fill it while the run warms up, as they do any store in the end
 WARM_UP = 0.3  # share of the time that is not judged
 WINDOW = 0.25  # share of the rest that is looked at, at its beginning and at its end
 FLAT_MB = 2.0  # what may come and go in a small process
