@@ -254,7 +254,7 @@ def process(
     # process of a task only for one that asks for the same.
     task_memory_bytes = BLOCKS_IN_TASK * images.room_bytes
     meter.begins(pending, room_of(pool, most))
-    with using_all_machines(pool, most):
+    with using_all_machines(pool, most, config.decode_labels()):
         rows = ray.data.read_datasource(
             images,
             num_cpus=TASK_CPUS,

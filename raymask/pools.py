@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, inf
@@ -211,44 +211,52 @@ def await_machines(gpus: bool, decode_on: Mapping[str, str], say: Say) -> None:
             request_resources(bundles=[])  # from here on Ray Data asks
 
 
-def whole_cpus(reserved: Mapping[str, Mapping[str, float]]) -> ExecutionResources:
-    """What Ray Data reserves on each node for a data set, in sum; the CPUs of a node rounded up to whole ones.
+def usable(reserved: Mapping[str, Mapping[str, float]], decoding: Collection[str]) -> ExecutionResources:
+    """What of the cluster a data set may use. reserved: for it by Ray Data, by node; decoding: nodes that tasks are on.
 
-    It rounds down what is left on a node beside the tasks that it asks for, so that of two CPUs of which it asks for
-    1.75 it would never use the last quarter, and nobody else would.
+    The CPUs of a node are rounded up to whole ones: Ray Data rounds down what is left on a node beside the tasks that
+    it asks for, so that of two CPUs of which it asks for 1.75 it would never use the last quarter, and nobody else
+    would. Of object stores only those of nodes that decode count, and as if none had more for a CPU than the smallest
+    has: blocks lie where they were made, which Ray Data does not look at, and the others cannot take them.
     """
     total = ExecutionResources.zero()
     for of_node in reserved.values():
         total = total.add(ExecutionResources.from_resource_dict({**of_node, "CPU": ceil(of_node.get("CPU", 0))}))
-    return total
+    makers = [of_node for node, of_node in reserved.items() if node in decoding and of_node.get("CPU")]
+    of_a_cpu = min((of_node.get("object_store_memory", 0.0) / of_node["CPU"] for of_node in makers), default=0.0)
+    return total.copy(object_store_memory=of_a_cpu * sum(of_node["CPU"] for of_node in makers))
 
 
 class _UsingAllMachines(ExecutionCallback):
-    """Has Ray Data use machines whole, and those that join within seconds; by itself it looks for them every twenty.
+    """Has Ray Data use machines as `usable` says, and those that join within seconds, not every twenty as by itself.
 
     A pool without a maximum of its own grows by what fits them. An infinite maximum from the beginning would do that
     too, but Ray Data keeps cores free for workers that may come, and those are missing where images are decoded.
     """
 
-    def __init__(self, pool: Pool, most: int) -> None:
+    def __init__(self, pool: Pool, most: int, decode_on: Mapping[str, str]) -> None:
         self._pool = pool
         self._most = most
+        self._decode_on = decode_on
         self._nodes: frozenset[str] = frozenset()
+        self._decoding: frozenset[str] = frozenset()
         self._looked_s = -inf
 
     def before_execution_starts(self, executor: Any) -> None:
         autoscaler = executor._cluster_autoscaler
         coordinator = autoscaler._autoscaling_coordinator
-        autoscaler.get_total_resources = lambda: whole_cpus(coordinator.get_reserved_resources())
+        autoscaler.get_total_resources = lambda: usable(coordinator.get_reserved_resources(), self._decoding)
+        self._decoding = frozenset(node["NodeID"] for node in _nodes(self._decode_on))
 
     def on_execution_step(self, executor: Any) -> None:
         if time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        nodes = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+        nodes = frozenset(node["NodeID"] for node in _nodes())
         if nodes == self._nodes:
             return
         self._nodes = nodes
+        self._decoding = frozenset(node["NodeID"] for node in _nodes(self._decode_on))
         coordinator: Any = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
         coordinator.get_reserved_resources.remote("raymask", recompute=True)
         if self._pool.max_workers is None:
@@ -259,18 +267,27 @@ class _UsingAllMachines(ExecutionCallback):
 
 
 @contextlib.contextmanager
-def using_all_machines(pool: Pool, most: int) -> Iterator[None]:
-    """A data set that is begun here uses machines whole, also those that join later; most: workers that have work."""
+def using_all_machines(pool: Pool, most: int, decode_on: Mapping[str, str]) -> Iterator[None]:
+    """A data set that is begun here uses machines whole, also those that join later; most: workers that have work.
+
+    decode_on: labels of the nodes that its tasks are on, {} for any.
+    """
     context = ray.data.DataContext.get_current().copy()
-    context.custom_execution_callback_classes = [partial(_UsingAllMachines, pool, most)]  # type: ignore[list-item]
+    begun = partial(_UsingAllMachines, pool, most, decode_on)
+    context.custom_execution_callback_classes = [begun]  # type: ignore[list-item]
     with ray.data.DataContext.current(context):
         yield
 
 
 def _alive(labels: Mapping[str, str] | None = None) -> list[Mapping[str, float]]:
     """Resources of every node of the connected cluster, or of those that have all of these labels."""
+    return [node["Resources"] for node in _nodes(labels)]
+
+
+def _nodes(labels: Mapping[str, str] | None = None) -> list[Mapping[str, Any]]:
+    """What Ray says of each of these nodes."""
     return [
-        node["Resources"]
+        node
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"] and (labels or {}).items() <= (node.get("Labels") or {}).items()
     ]

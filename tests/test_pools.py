@@ -20,7 +20,7 @@ from raymask.pools import (
     await_machines,
     plan_pool,
     task_room_bytes,
-    whole_cpus,
+    usable,
 )
 
 GIB = 1024**3
@@ -204,7 +204,22 @@ def test_the_rest_of_a_core_is_used_as_well() -> None:
     tasks = [{"CPU": WORKER_CPU_SHARE * 2}, {"CPU": TASK_CPUS}]
     coordinator.request_resources("data", tasks, expire_after_s=60, request_remaining=["CPU", "GPU", "memory"])
     reserved = coordinator.get_reserved_resources("data")
-    assert sum(of_node["CPU"] for of_node in reserved.values()) < 18  # or `whole_cpus` is not needed any more
-    assert whole_cpus(reserved).cpu == 18
-    assert whole_cpus(reserved).memory == 16 * GIB
-    assert whole_cpus({}).cpu == 0
+    assert sum(of_node["CPU"] for of_node in reserved.values()) < 18  # or `usable` need not round any more
+    assert usable(reserved, ()).cpu == 18
+    assert usable(reserved, ()).memory == 16 * GIB
+    assert usable({}, ()).cpu == 0
+
+
+def test_blocks_have_the_stores_of_machines_that_decode() -> None:
+    """Each of which has as many of them as it has cores, so that the smallest store is full first."""
+    cluster = {
+        "head": {"object_store_memory": 64.0 * GIB},
+        "one": {"CPU": 4.0, "object_store_memory": 8.0 * GIB},
+        "other": {"CPU": 8.0, "object_store_memory": 32.0 * GIB},
+        "gpu": {"CPU": 16.0, "GPU": 8.0, "object_store_memory": 128.0 * GIB},
+    }
+    assert usable(cluster, {"one"}).object_store_memory == 8 * GIB
+    assert usable(cluster, {"one", "other"}).object_store_memory == 24 * GIB
+    assert usable(cluster, cluster).object_store_memory == 56 * GIB
+    assert usable(cluster, {"head"}).object_store_memory == 0
+    assert usable(cluster, {"one"}).cpu == 28
