@@ -18,14 +18,14 @@ from raymask.cli.options import plain_type
 from raymask.config import flag
 
 ROOT = Path(__file__).parent.parent
-PICTURE = "benchmarks/results/pipeline.svg"  # of the README
+PICTURES = {f"benchmarks/results/{name}": name for name in ("pipeline.svg", "scale.svg")}
 # Texts at the top of the project, and where links to them lead on the site.
 PAGES = {"README.md": "index.md", "SECURITY.md": "security.md", "CHANGELOG.md": "changes.md"}
 MOVED = {
     **PAGES,
     "schemas/": "format/",
     "docs/": "",
-    PICTURE: "pipeline.svg",
+    **PICTURES,
 }
 # Without a page: named as what they are, files of the project.
 NOT_HERE = ("CONTRIBUTING.md", "benchmarks/results", "LICENSE")
@@ -35,7 +35,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=as_page((ROOT / source).read_text())))
     files.append(File.generated(config, "commands.md", content=commands_page()))
-    files.append(File.generated(config, "pipeline.svg", abs_src_path=str(ROOT / PICTURE)))
+    for picture, name in PICTURES.items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / picture)))
     for file in sorted((ROOT / "schemas").iterdir()):
         if file.is_file():
             files.append(File.generated(config, f"format/{file.name}", abs_src_path=str(file)))

@@ -86,6 +86,11 @@ class Pool:
             return sum(int(of_node.get("GPU", 0)) for of_node in nodes) * _fit_a_gpu(self.worker_gpus)
         return int(WORKER_CPU_SHARE * sum(of_node.get("CPU", 0.0) for of_node in nodes) / self.worker_cpus)
 
+    def sizes_on(self, nodes: Sequence[Mapping[str, float]], most: int) -> tuple[int, int]:
+        """How few and how many workers there may be while the cluster has these nodes; most: that have work."""
+        room = max(1, self.room_on(nodes))
+        return min(self.min_workers, room, most), min(self.max_workers or room, most)
+
 
 def plan_pool(workers: tuple[int, int] | None, gpus_per_worker: float | None = None) -> Pool:
     """Workers for the connected cluster: `workers` (min, max), or all that it has room for and then more as it grows.
@@ -231,7 +236,9 @@ class _UsingAllMachines(ExecutionCallback):
     """Has Ray Data use machines as `usable` says, and those that join within seconds, not every twenty as by itself.
 
     A pool without a maximum of its own grows by what fits them. An infinite maximum from the beginning would do that
-    too, but Ray Data keeps cores free for workers that may come, and those are missing where images are decoded.
+    too, but Ray Data keeps cores free for workers that may come, and those are missing where images are decoded. A
+    minimum that no longer fits, as a machine is gone, would keep a worker waiting for a place, and its images, while
+    there is no core left to decode more.
     """
 
     def __init__(self, pool: Pool, most: int, decode_on: Mapping[str, str]) -> None:
@@ -259,11 +266,10 @@ class _UsingAllMachines(ExecutionCallback):
         self._decoding = frozenset(node["NodeID"] for node in _nodes(self._decode_on))
         coordinator: Any = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
         coordinator.get_reserved_resources.remote("raymask", recompute=True)
-        if self._pool.max_workers is None:
-            for step in executor._topology:
-                for workers in step.get_autoscaling_actor_pools():
-                    room = min(max(self._pool.room_on(_alive()), workers.min_size()), self._most)
-                    workers._config = replace(workers._config, max_size=room)
+        low, high = self._pool.sizes_on(_alive(), self._most)
+        for step in executor._topology:
+            for workers in step.get_autoscaling_actor_pools():
+                workers._config = replace(workers._config, min_size=low, initial_size=low, max_size=high)
 
 
 @contextlib.contextmanager

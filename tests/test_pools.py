@@ -193,6 +193,18 @@ def test_a_cluster_that_grows_from_nothing_is_asked_and_waited_for(
     assert (len(asked), len(said)) == (2, 1)
 
 
+def test_a_pool_has_the_size_that_fits_the_machines_of_now(nodes: list[dict[str, Any]]) -> None:
+    """Also fewer than its minimum, of which one would wait for a place for ever."""
+    whole, fixed = pool_for(nodes, cpus(4, 4, 4)), plan_pool((3, 3))
+    assert whole.sizes_on(cpus(4, 4, 4), most=9) == fixed.sizes_on(cpus(4, 4, 4), most=9) == (3, 3)
+    assert whole.sizes_on(cpus(4, 4), most=9) == (2, 2)
+    assert fixed.sizes_on(cpus(4, 4), most=9) == (2, 3)
+    assert whole.sizes_on(cpus(4, 4, 4, 4), most=9) == (3, 4)
+    assert fixed.sizes_on(cpus(4, 4, 4, 4), most=9) == (3, 3)
+    assert whole.sizes_on(cpus(4, 4, 4, 4), most=2) == (2, 2)
+    assert whole.sizes_on([], most=9) == (1, 1)
+
+
 def test_the_rest_of_a_core_is_used_as_well() -> None:
     """What Ray Data leaves unused of a node is found with the code that reserves it."""
     nodes = [

@@ -9,15 +9,17 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 from nodes import free_port, ray_node, wait_for
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
@@ -27,37 +29,40 @@ STORE_BYTES = 100 * 1024 * 1024  # of each node
 SIZE = 250  # of the pictures: 0.19 MB of pixels each
 PICTURES = 1600  # three times as many bytes as a node's store has
 DECODING = {"raymask": "decode"}
-
-AddNode = Callable[..., dict[str, str]]
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
+ON_LABEL = ("--decode-on", "raymask=decode")
 
 
 @pytest.fixture
-def add_node(port: int) -> Iterator[AddNode]:
-    """Begins a node of a cluster of this test's own, the first is the head; returns how to reach the cluster."""
+def nodes() -> Iterator[Nodes]:
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, as names of sockets must be
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = {**os.environ, **secret, "RAY_num_workers_soft_limit": "16"}
-    head = ["--head", f"--port={port}", "--include-dashboard=false"]
-    numbers = itertools.count()
     with contextlib.ExitStack() as stack:
-
-        def add(*options: str, **more: str) -> dict[str, str]:
-            # A folder for each: nodes that begin at once in one may take each other's sockets.
-            where = [f"--temp-dir={place}/{next(numbers)}", f"--object-store-memory={STORE_BYTES}"]
-            where += [f"--address=127.0.0.1:{port}"] if "RAY_ADDRESS" in environment else head
-            process = stack.enter_context(ray_node(*where, *options, environment={**environment, **more}))
-            if "RAY_ADDRESS" not in environment:
-                wait_for(lambda: listens(port), process)
-                environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-            return environment
-
-        yield add
+        yield Nodes(place, stack)
     shutil.rmtree(place, ignore_errors=True)
+
+
+class Nodes:
+    """A cluster of a test's own. environment: for its drivers."""
+
+    def __init__(self, place: str, stack: contextlib.ExitStack) -> None:
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.port = free_port()
+        self.environment = {**os.environ, **secret, "RAY_num_workers_soft_limit": "16"}
+        self._place = place
+        self._stack = stack
+        self._numbers = itertools.count()
+
+    def add(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Begin a node, the first is the head; options: of `ray start`."""
+        is_head = "RAY_ADDRESS" not in self.environment
+        # A folder for each: nodes that begin at once in one may take each other's sockets.
+        where = [f"--temp-dir={self._place}/{next(self._numbers)}", f"--object-store-memory={STORE_BYTES}"]
+        head = ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        where += head if is_head else [f"--address=127.0.0.1:{self.port}"]
+        process = self._stack.enter_context(ray_node(*where, *options, environment={**self.environment, **environment}))
+        if is_head:
+            wait_for(lambda: listens(self.port), process)
+            self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
+        return process
 
 
 def listens(port: int) -> bool:
@@ -69,7 +74,7 @@ def listens(port: int) -> bool:
 class Run:
     """`raymask segment` with a model that costs nothing, notes where it is used and waits where that is said."""
 
-    def __init__(self, place: Path, pictures: int, size: int, *options: str) -> None:
+    def __init__(self, place: Path, pictures: int, size: int, *options: str, seconds: float = 0) -> None:
         self._notes, source = place / "notes", place / "in"
         self._notes.mkdir()
         source.mkdir()
@@ -79,9 +84,8 @@ class Run:
             (source / f"{number:04d}.jpg").write_bytes(picture.getvalue())
         PIL.Image.new("RGB", (1, 1)).save(source / "last.png")
         script = str(ROOT / "benchmarks" / "watched_model.py")
-        self.command = [sys.executable, script, str(self._notes), "0", "raymask", "segment", str(source)]
+        self.command = [sys.executable, script, str(self._notes), str(seconds), "raymask", "segment", str(source)]
         self.command += ["--out", str(place / "out"), "--images-per-part", "8", "--debug", *options]
-        self.command += ["--decode-on", "raymask=decode"]
 
     def hold(self, name: str) -> None:
         (self._notes / name).touch()
@@ -104,17 +108,17 @@ class Run:
         return {note["node"] for note in self.noted(what)}
 
 
-def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> None:
+def test_pools_fit_the_machines_there_are(nodes: Nodes, tmp_path: Path) -> None:
     """Where images are decoded, memory that suffices, a pool that grows with the cluster, and its end."""
-    add_node("--num-cpus=0")
-    add_node("--num-cpus=2", "--labels=raymask=decode")
-    environment = add_node("--num-cpus=4", "--num-gpus=1")
-    run = Run(tmp_path, PICTURES, SIZE, "--gpus-per-worker", "0.5", "--quiet")
+    nodes.add("--num-cpus=0")
+    nodes.add("--num-cpus=2", "--labels=raymask=decode")
+    nodes.add("--num-cpus=4", "--num-gpus=1")
+    run = Run(tmp_path, PICTURES, SIZE, "--gpus-per-worker", "0.5", *ON_LABEL, "--quiet")
     run.hold("hold")  # so that as much is decoded as may wait
     run.hold("hold-last")
-    with subprocess.Popen(run.command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+    with subprocess.Popen(run.command, env=nodes.environment, stdout=subprocess.PIPE, text=True) as driver:
         wait_for(lambda: len(run.noted("worker")) == 2, driver)  # all that there is room for
-        add_node("--num-cpus=4", "--num-gpus=1")
+        nodes.add("--num-cpus=4", "--num-gpus=1")
         wait_for(lambda: len(run.places("worker")) == 2, driver)
         run.let_go("hold")
         # One call takes its time, the rest is done: the workers that have nothing to do end meanwhile.
@@ -127,6 +131,22 @@ def test_pools_fit_the_machines_there_are(add_node: AddNode, tmp_path: Path) -> 
     assert not run.places("decode") & run.places("worker")
     assert run.predicted() == PICTURES + 1
     assert set(json.loads(spilled).values()) == {0}
+
+
+def test_a_machine_that_is_lost_for_good_costs_its_blocks(nodes: Nodes, tmp_path: Path) -> None:
+    """Its worker waits for a place, which the other one has; its images are not lost, and the others go on."""
+    nodes.add("--num-cpus=0")
+    nodes.add("--num-cpus=1")
+    second = nodes.add("--num-cpus=1")
+    run = Run(tmp_path, 600, 64, "--quiet", seconds=0.02)
+    with subprocess.Popen(run.command, env=nodes.environment, stdout=subprocess.DEVNULL) as driver:
+        wait_for(lambda: len(run.places("predict")) == 2 and run.predicted() >= 200, driver)
+        os.killpg(second.pid, signal.SIGKILL)
+        driver.wait(timeout=180)
+    assert driver.returncode == 0
+    counts = pq.read_table(tmp_path / "out" / "images", columns=["status"]).column("status").value_counts().to_pylist()
+    assert counts == [{"values": "ok", "counts": 601}]
+    assert 601 <= run.predicted() < 601 + 100
 
 
 def growing_cluster(port: int) -> dict[str, Any]:
@@ -160,11 +180,11 @@ def growing_cluster(port: int) -> dict[str, Any]:
     }
 
 
-def test_a_cluster_grows_from_nothing(add_node: AddNode, port: int, tmp_path: Path) -> None:
+def test_a_cluster_grows_from_nothing(nodes: Nodes, tmp_path: Path) -> None:
     """Ray's autoscaler is asked for what `--gpus-per-worker` and `--decode-on` say, of which nothing is there."""
     file = tmp_path / "cluster.json"
-    file.write_text(json.dumps(growing_cluster(port)))
-    environment = add_node(
+    file.write_text(json.dumps(growing_cluster(nodes.port)))
+    nodes.add(
         "--num-cpus=0",
         f"--autoscaling-config={file}",
         RAY_FAKE_CLUSTER="1",
@@ -173,8 +193,8 @@ def test_a_cluster_grows_from_nothing(add_node: AddNode, port: int, tmp_path: Pa
         RAY_OVERRIDE_NODE_ID_FOR_TESTING=FAKE_HEAD_NODE_ID,
         AUTOSCALER_UPDATE_INTERVAL_S="1",
     )
-    run = Run(tmp_path, 8, 64, "--gpus-per-worker", "1", "--workers", "1:2")
-    outcome = subprocess.run(run.command, env=environment, capture_output=True, text=True, timeout=300)
+    run = Run(tmp_path, 8, 64, "--gpus-per-worker", "1", *ON_LABEL, "--workers", "1:2")
+    outcome = subprocess.run(run.command, env=nodes.environment, capture_output=True, text=True, timeout=300)
     assert outcome.returncode == 0, outcome.stderr
     assert "waiting for a machine with CPUs and a machine with a GPU" in outcome.stderr
     assert run.predicted() == 9
