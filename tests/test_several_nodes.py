@@ -87,6 +87,14 @@ class Run:
         self.command = [sys.executable, script, str(self._notes), str(seconds), "raymask", "segment", str(source)]
         self.command += ["--out", str(place / "out"), "--images-per-part", "8", "--debug", *options]
 
+    @contextlib.contextmanager
+    def begun(self, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(self.command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+            try:
+                yield driver
+            finally:
+                driver.kill()  # or a test that fails would wait for it
+
     def hold(self, name: str) -> None:
         (self._notes / name).touch()
 
@@ -116,7 +124,7 @@ def test_pools_fit_the_machines_there_are(nodes: Nodes, tmp_path: Path) -> None:
     run = Run(tmp_path, PICTURES, SIZE, "--gpus-per-worker", "0.5", *ON_LABEL, "--quiet")
     run.hold("hold")  # so that as much is decoded as may wait
     run.hold("hold-last")
-    with subprocess.Popen(run.command, env=nodes.environment, stdout=subprocess.PIPE, text=True) as driver:
+    with run.begun(nodes.environment) as driver:
         wait_for(lambda: len(run.noted("worker")) == 2, driver)  # all that there is room for
         nodes.add("--num-cpus=4", "--num-gpus=1")
         wait_for(lambda: len(run.places("worker")) == 2, driver)
@@ -139,7 +147,7 @@ def test_a_machine_that_is_lost_for_good_costs_its_blocks(nodes: Nodes, tmp_path
     nodes.add("--num-cpus=1")
     second = nodes.add("--num-cpus=1")
     run = Run(tmp_path, 600, 64, "--quiet", seconds=0.02)
-    with subprocess.Popen(run.command, env=nodes.environment, stdout=subprocess.DEVNULL) as driver:
+    with run.begun(nodes.environment) as driver:
         wait_for(lambda: len(run.places("predict")) == 2 and run.predicted() >= 200, driver)
         os.killpg(second.pid, signal.SIGKILL)
         driver.wait(timeout=180)
