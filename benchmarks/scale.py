@@ -22,6 +22,8 @@ from typing import Any
 
 import matplotlib
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -63,6 +65,7 @@ def main() -> None:
                     results.append(segment(images, out, case))
             shutil.rmtree(out)
         results.append(list_bucket(args.keys, Path(folder) / "listed"))
+        results.append(list_table(args.keys, Path(folder)))
     show(results)
     save("scale", results)
     draw([row for row in results if row["case"] == "new"])
@@ -119,6 +122,15 @@ def list_bucket(keys: int, out: Path) -> dict[str, Any]:
     return {"case": "a bucket listed", **found}
 
 
+def list_table(keys: int, folder: Path) -> dict[str, Any]:
+    """The same objects, named by a table, as an inventory of the bucket has them."""
+    table = folder / "inventory.parquet"
+    uris = [f"s3://bucket/photos/{number // 1000:06d}/{number:09d}.jpg" for number in range(keys)]
+    pq.write_table(pa.table({"uri": uris, "size": pa.repeat(150_000, keys)}), table)
+    found = run([sys.executable, "-c", LISTER, str(table), str(folder / "of-table")])
+    return {"case": "a table of URLs listed", **found}
+
+
 def wait_for(url: str) -> None:
     for _ in range(100):
         try:
@@ -157,7 +169,7 @@ def draw(runs: list[dict[str, Any]]) -> None:
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xlabel("images")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(RESULTS / "scale.svg", metadata={"Date": None})
 

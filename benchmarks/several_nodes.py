@@ -330,8 +330,9 @@ def finish(driver: subprocess.Popen[str]) -> None:
     output, _ = driver.communicate(timeout=WAIT_S)
     if driver.returncode:
         raise SystemExit(f"the run ended with {driver.returncode}")
-    if sum(json.loads(output.splitlines()[-1]).values()):
-        print(f"spilled: {output}")
+    [spilled] = [line for line in output.splitlines() if line.startswith("{")]  # Ray says that a node is lost, too
+    if sum(json.loads(spilled).values()):
+        print(f"spilled: {spilled}")
 
 
 def soon(what: Callable[[], T], driver: subprocess.Popen[str] | None) -> T:

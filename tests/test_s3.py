@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.parsers
 import pyarrow.parquet as pq
 import pytest
+from botocore.utils import parse_timestamp
 from conftest import draw_folder
 from nodes import ray_cluster
 from stores import Store, s3_store
 
 import raymask
 from raymask.cli import main
-from raymask.storage import s3_pages
+from raymask.s3 import parse_time
+from raymask.storage import resolve, s3_pages
 
 OPTIONS = ["--precision", "fp32", "--images-per-part", "4", "--images-per-file", "8"]
 
@@ -32,6 +36,21 @@ def cluster(store: Store) -> Iterator[dict[str, str]]:
     """The environment of a cluster whose workers know the store."""
     with ray_cluster() as environment:
         yield environment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05Z", "Fri, 02 Jan 2026 03:04:05 GMT", "1767323045", 1767323045.5],
+)
+def test_times_are_read_as_botocore_reads_them(text: Any) -> None:
+    assert parse_time(text) == parse_timestamp(text)
+
+
+def test_a_listing_has_its_times_read_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", lambda text: pytest.fail(f"{text} read slowly"))
+    store.put("photos/one", b"1")
+    [[found]] = s3_pages(resolve(f"{store.url}/photos")[0], "bucket", "photos/")
+    assert abs(found["LastModified"].timestamp() - time.time()) < 60
 
 
 def segment(cluster: dict[str, str], source: str, out: str, weights: str) -> str:
