@@ -34,7 +34,7 @@ from workload import model_folder, photo_folder
 from raymask.decode import decode
 from raymask.fetch import Fetched, Place, fetch
 from raymask.journal import write_part
-from raymask.pipeline import decoded_row
+from raymask.reading import decoded_row
 from raymask.storage import Folder
 from raymask.tables import decoded_table, part_table, pixels_of
 

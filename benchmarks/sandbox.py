@@ -1,4 +1,4 @@
-"""What it costs to decode in a process of its own: photos to Arrow tables, as `pipeline.read_images` does it.
+"""What it costs to decode in a process of its own: photos to Arrow tables, as `reading.read_images` does it.
 
     python benchmarks/sandbox.py
 
@@ -25,7 +25,7 @@ from workload import photo_folder
 
 from raymask.decode import Image, decode, keep_freed_memory
 from raymask.errors import Failure
-from raymask.pipeline import decoded_row
+from raymask.reading import decoded_row
 from raymask.sandbox import ROOM_BYTES, Sandbox
 from raymask.tables import decoded_table
 

@@ -13,8 +13,8 @@ from readme import record
 
 from raymask.config import SegmentConfig
 from raymask.journal.manifest import CHUNK_ROWS
-from raymask.pipeline import MAX_TASKS, TASK_ROWS
 from raymask.pools import GPU_IMAGES_PER_PART
+from raymask.reading import MAX_TASKS, TASK_ROWS
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 BEGIN, END = "<!-- {} by benchmarks/scaling.py -->\n", "<!-- end of {} -->\n"

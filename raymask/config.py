@@ -200,6 +200,11 @@ class Workload(FromSource):
         require(bool(key and value), f"--decode-on is {self.decode_on!r}; KEY=VALUE is meant, such as raymask=decode")
         return {key: value}
 
+    def model_options(self) -> dict[str, Any]:
+        """What takes the place of the model's own thresholds and sizes, by the names it has there; None: nothing."""
+        names = ("min_score", "nms", "max_detections", "proposals", "mask_threshold", "min_size", "max_size")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig(Workload, ToOutput):

@@ -21,8 +21,8 @@ import numpy as np
 import pycocotools.mask
 from numpy.typing import NDArray
 
-from raymask import storage
 from raymask.storage import Folder
+from raymask.storage import folder as folder_module
 
 WAIT_S = 5.0  # for the kill; who lives on was not meant, or is about to find that its node is gone
 
@@ -87,16 +87,17 @@ def install() -> None:
     model.Model, model.Predictor, model.load_model = Model, Predictor, lambda *_source: Model()
     sys.modules["raymask.model"] = model
 
-    from raymask import pipeline
+    from raymask import pipeline, reading, worker
 
-    pipeline.Worker.predict = lambda self, images: self._predictor(images)  # type: ignore[method-assign]  # no torch
-    _put_before(pipeline, "read_chunk", "reading")
+    worker.Worker.predict = lambda self, images: self._predictor(images)  # type: ignore[method-assign]  # no torch
+    _put_before(reading, "read_chunk", "reading")
     _put_before(pipeline, "process", "before segmenting")
     _put_before(pipeline, "publish", "before publishing")
     for verb in ("put", "create", "swap"):
         _put_around(verb, lambda verb, path: _written(verb, thing_at(path)))
     _put_around("delete", lambda verb, path: f"release of {thing_at(path)}")
-    plain_temporary = storage._temporary
+    folder: Any = folder_module
+    plain_temporary = folder.temporary_file
 
     @contextlib.contextmanager
     def temporary(path: str, data: bytes) -> Iterator[str]:
@@ -104,7 +105,7 @@ def install() -> None:
             reach(f"in {thing_at(path)}")
             yield name
 
-    storage._temporary = temporary
+    folder.temporary_file = temporary
 
 
 def _written(verb: str, thing: str) -> str:

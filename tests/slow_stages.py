@@ -38,11 +38,13 @@ def install() -> None:
     import null_model
 
     null_model.install()
-    from raymask import pipeline as module
+    from raymask import reading as reading_module
+    from raymask import worker as worker_module
 
-    pipeline: Any = module
-    predict, fetch = null_model.Predictor.__call__, pipeline.fetch
-    part_table, write_part = pipeline.part_table, pipeline.write_part
+    reading: Any = reading_module
+    worker: Any = worker_module
+    predict, fetch = null_model.Predictor.__call__, reading.fetch
+    part_table, write_part = worker.part_table, worker.write_part
 
     def slow_fetch(*args: Any, **options: Any) -> Iterator[Any]:
         for found in fetch(*args, **options):
@@ -62,7 +64,7 @@ def install() -> None:
         return write_part(folder, rows, attempt)
 
     null_model.Predictor.__call__ = slow_predict  # type: ignore[method-assign]
-    pipeline.fetch, pipeline.part_table, pipeline.write_part = slow_fetch, slow_encode, slow_write
+    reading.fetch, worker.part_table, worker.write_part = slow_fetch, slow_encode, slow_write
 
 
 def slow_decode(data: memoryview, **options: Any) -> Any:

@@ -24,6 +24,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from raymask import fetch, storage
 from raymask.s3 import S3
+from raymask.storage import resolving
 
 BUCKET = "bucket"
 SECRET = "canary-that-nobody-may-show"
@@ -197,7 +198,7 @@ def fresh_environment(variables: dict[str, str], unset: Iterable[str] = ()) -> I
 
 def forget_file_systems() -> None:
     """Close what raymask and fsspec have opened in this process: each keeps its file systems with their endpoints."""
-    storage._file_system.cache_clear()
+    resolving._file_system.cache_clear()
     fetch._open_column.cache_clear()
     for kind in (S3, fsspec.get_filesystem_class("s3"), fsspec.get_filesystem_class("memory")):
         kind.clear_instance_cache()

@@ -24,7 +24,7 @@ from test_fetch import ODD_NAMES
 from test_weights import Canary
 
 import raymask
-from raymask import cluster, storage, web
+from raymask import cluster, web
 from raymask.cli import error_text, main
 from raymask.config import CleanConfig, EvaluateConfig, SegmentConfig, StatusConfig
 from raymask.errors import ConfigError, ErrorKind, Failure, OutputError, RaymaskError
@@ -33,7 +33,7 @@ from raymask.jobs import read_options
 from raymask.model import load_model
 from raymask.progress import harmless
 from raymask.sources import open_source
-from raymask.storage import resolve, said
+from raymask.storage import resolve, retries, said
 from raymask.training.checkpoints import STATE_FILE, read_state
 from raymask.training.config import TrainConfig
 from raymask.urls import has_credentials, without_credentials
@@ -255,7 +255,7 @@ def outcome(url: str, size: int | None) -> bytes | ErrorKind:
 
 @pytest.mark.parametrize("size", [4, None])
 def test_nothing_is_read_from_private_addresses(size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     with web_server("127.0.0.1") as (one, _), web_server("127.0.0.2") as (other, asked):
         port = other.rpartition(":")[2]
         for url in (other, f"http://localhost:{port}", f"http://[::1]:{port}", f"http://[::ffff:7f00:2]:{port}"):

@@ -54,8 +54,8 @@ def test_objects_are_as_if_nothing_had_happened(store: Store, seed: int) -> None
     chance, folder, model = random.Random(seed), Folder(f"{store.url}/seed-{seed}"), dict[str, bytes]()
     store.trouble = weather = Weather(0.5, seed, slow_s=0.01)
     with fresh_environment({"AWS_MAX_ATTEMPTS": "1"}), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raymask.storage.FIRST_WAIT_S", 0.001)
-        patch.setattr("raymask.storage.ATTEMPTS", 40)
+        patch.setattr("raymask.storage.retries.FIRST_WAIT_S", 0.001)
+        patch.setattr("raymask.storage.retries.ATTEMPTS", 40)
         for step in range(40):
             name, data = chance.choice("abc"), b"%d " % step * chance.choice([1, 300])
             match chance.choice(["put", "create", "swap", "lost swap", "read", "list", "delete"]):

@@ -30,6 +30,7 @@ from stores import Store, forget_file_systems, fresh_environment
 from raymask import storage, web
 from raymask.errors import ConfigError, ErrorKind, Failure
 from raymask.fetch import REQUESTS_AT_ONCE, Fetched, Place, _open_column, ahead, fetch, fetch_one
+from raymask.storage import retries
 
 LIMIT = 1000
 
@@ -45,7 +46,7 @@ def store(server: Store) -> Iterator[Store]:
 def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, which are not waited for."""
     waits: list[float] = []
-    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
     return waits
 
 
@@ -107,10 +108,10 @@ def test_what_may_pass_is_tried_again(
     scripted.script["lasts"] = [error]
     scripted.script["passes"] = [error, error, b"data"]
     assert outcome(Place("scripted://lasts", 1)) is kind
-    assert scripted.reads["lasts"] == storage.ATTEMPTS
+    assert scripted.reads["lasts"] == retries.ATTEMPTS
     assert outcome(Place("scripted://passes", 4)) == b"data"
     assert scripted.reads["passes"] == 3
-    assert len(waits_s) == storage.ATTEMPTS - 1 + 2
+    assert len(waits_s) == retries.ATTEMPTS - 1 + 2
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_what_will_not_pass_is_tried_once(
     [
         (boto.NoCredentialsError(), 1),
         (boto.PartialCredentialsError(provider="env", cred_var="KEY"), 1),
-        (boto.CredentialRetrievalError(provider="x", error_msg="busy"), storage.ATTEMPTS),
+        (boto.CredentialRetrievalError(provider="x", error_msg="busy"), retries.ATTEMPTS),
     ],
     ids=repr,
 )
@@ -332,7 +333,7 @@ def test_a_local_file_without_permission(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "x").write_bytes(b"x")
-    monkeypatch.setattr("raymask.storage.open", refuse, raising=False)
+    monkeypatch.setattr("raymask.storage.objects.open", refuse, raising=False)
     assert outcome(Place(f"{tmp_path}/x", 1)) is ErrorKind.FORBIDDEN
 
 

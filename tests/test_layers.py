@@ -32,7 +32,7 @@ LAYERS = [
         "spark",
     },
     {"sources", "journal", "cluster", "pools", "sandbox", "logs", "metrics"},
-    {"published", "listing", "meter", "shards", "pictures"},
+    {"published", "listing", "meter", "reading", "shards", "pictures", "worker"},
     {"snapshot", "database"},
     {"publishing", "output", "state", "cleanup"},
     {"reporting"},

@@ -21,7 +21,8 @@ from raymask.config import SegmentConfig
 from raymask.journal import Manifest, journal_folder, scan_parts
 from raymask.journal.manifest import CHUNK_ROWS, ManifestFile
 from raymask.model import Category, Detections, Model, Predictor, save_model
-from raymask.pipeline import plan, plan_chunks
+from raymask.pipeline import plan
+from raymask.reading import plan_chunks
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

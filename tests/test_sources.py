@@ -409,7 +409,7 @@ def test_a_store_without_credentials(one_of_each: Store, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["photos/", "*.jpg", "m.csv"])
 def test_a_store_that_is_not_there(one_of_each: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raymask.storage.ATTEMPTS", 1)
+    monkeypatch.setattr("raymask.storage.retries.ATTEMPTS", 1)
     with fresh_environment({"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}):
         assert "127.0.0.1:1" in refused(f"{one_of_each.url}/{name}", "cannot reach")
 

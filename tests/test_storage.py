@@ -25,7 +25,8 @@ from stores import BUCKET, Request, Store, fresh_environment
 from raymask import storage
 from raymask.errors import ConfigError
 from raymask.faults import is_about_credentials, is_refusal, is_transient
-from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, retried
+from raymask.storage import TEMPORARY_PREFIX, Folder, WholeFile, retried, retries
+from raymask.storage import local as local_files
 
 _numbers = itertools.count()
 
@@ -54,7 +55,7 @@ def local(tmp_path: Path) -> Folder:
 def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The waits between attempts, which are not waited for."""
     waits: list[float] = []
-    monkeypatch.setattr(storage, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
     return waits
 
 
@@ -168,7 +169,7 @@ def test_a_failed_put_leaves_what_was_there(local: Folder, monkeypatch: pytest.M
     local.put("x", b"old")
     with monkeypatch.context() as patch:
         if step == "open":
-            patch.setattr(storage, "open", fail, raising=False)
+            patch.setattr(local_files, "open", fail, raising=False)
         else:
             patch.setattr(os, step, fail)
         with pytest.raises(OSError, match="No space"):
@@ -494,8 +495,8 @@ FINAL = [
 @pytest.mark.parametrize("error", TRANSIENT, ids=repr)
 def test_transient(error: BaseException, waits_s: list[float]) -> None:
     assert is_transient(error)
-    assert attempts_until(error) == storage.ATTEMPTS
-    assert len(waits_s) == storage.ATTEMPTS - 1
+    assert attempts_until(error) == retries.ATTEMPTS
+    assert len(waits_s) == retries.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize("error", FINAL, ids=repr)
@@ -538,9 +539,9 @@ def test_refusals(store: Store) -> None:
 def test_waits_double_with_jitter(waits_s: list[float]) -> None:
     for _ in range(50):
         attempts_until(TimeoutError())
-    for attempt in range(storage.ATTEMPTS - 1):
-        waits = waits_s[attempt :: storage.ATTEMPTS - 1]
-        middle = storage.FIRST_WAIT_S * 2**attempt
+    for attempt in range(retries.ATTEMPTS - 1):
+        waits = waits_s[attempt :: retries.ATTEMPTS - 1]
+        middle = retries.FIRST_WAIT_S * 2**attempt
         assert 0.5 * middle <= min(waits) < 0.8 * middle
         assert 1.2 * middle < max(waits) <= 1.5 * middle
 
@@ -548,7 +549,7 @@ def test_waits_double_with_jitter(waits_s: list[float]) -> None:
 def test_patience_ends(waits_s: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that takes long to fail, as botocore's own retries make it, is not made as often."""
     clock = itertools.count(step=40)
-    monkeypatch.setattr("raymask.storage.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("raymask.storage.retries.time.monotonic", lambda: next(clock))
     assert attempts_until(TimeoutError()) == 2
 
 

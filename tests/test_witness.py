@@ -26,6 +26,7 @@ from raymask import pipeline
 from raymask.errors import ErrorKind, Failure
 from raymask.model import Detections, Predictor
 from raymask.witness import MAX_DEATHS, Watched, Witness
+from raymask.worker import DEVICE_FAULT, Worker
 
 
 class DeathError(BaseException):
@@ -112,7 +113,7 @@ def has(images: list[Any], colour: tuple[int, int, int]) -> bool:
     return any((image == colour).all() for image in images)
 
 
-class MortalWorker(pipeline.Worker):
+class MortalWorker(Worker):
     """Dies at red pictures, and has no memory for green ones nor for more than two at once."""
 
     def __init__(self, **options: Any) -> None:
@@ -173,11 +174,11 @@ def test_a_fault_of_the_device_ends_the_process(monkeypatch: pytest.MonkeyPatch)
             raise error
 
     monkeypatch.setattr(os, "_exit", ended.append)
-    worker = object.__new__(pipeline.Worker)
+    worker = object.__new__(Worker)
     worker._predictor = Failing()
     error: Exception = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     worker.predict([])
-    assert ended == [pipeline.DEVICE_FAULT]
+    assert ended == [DEVICE_FAULT]
     error = RuntimeError("anything else")
     with pytest.raises(RuntimeError, match="anything else"):
         worker.predict([])

@@ -30,11 +30,12 @@ from raymask.journal import Manifest, NewRows, journal_folder
 from raymask.journal.manifest import SeenIds
 from raymask.listing import Found
 from raymask.meter import Meter
-from raymask.pipeline import floor_power_of_two, process, run_of, share_of
+from raymask.pipeline import process, run_of
 from raymask.pools import Pool, plan_pool
 from raymask.progress import Reporter, Silent, new_run_id
 from raymask.protocol import Work
 from raymask.publishing import publish
+from raymask.reading import floor_power_of_two, share_of
 from raymask.sources import advice, open_source
 from raymask.stages import READING, WORKER, Times, bottleneck
 from raymask.storage import join, resolve
