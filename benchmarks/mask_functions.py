@@ -31,9 +31,8 @@ from pycocotools import mask as coco
 
 import raymask.duckdb
 from raymask.masks import encode, encode_soft_masks
-from raymask.masks.boxes import SIDES
-from raymask.masks.columns import MASK
 from raymask.masks.functions import FUNCTIONS
+from raymask.masks.types import MASK, SIDES
 
 SIZE_HW = (480, 640)
 DISTINCT, TIMES, SAMPLE = 100_000, 10, 2_000

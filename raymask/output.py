@@ -8,23 +8,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-import pandas as pd
-import PIL.Image
-import pyarrow as pa
-import pyarrow.dataset
-from numpy.typing import NDArray
-
-from raymask.drawing import LAYERS, draw_instances
 from raymask.errors import ConfigError, Failure
-from raymask.masks import decode
-from raymask.pictures import read_pictures
 from raymask.published import Published
 from raymask.snapshot import TABLES, take_snapshot
 from raymask.storage import join, resolve
 
 if TYPE_CHECKING:
     import duckdb
+    import numpy as np
+    import pandas as pd
+    import PIL.Image
+    import pyarrow as pa
+    import pyarrow.dataset
+    from numpy.typing import NDArray
+# Some of this takes as long to import as most questions take to answer, so it is left to those who need it.
 
 MIN_SCORE = 0.5  # of objects that are drawn
 BOX = ("x_min", "y_min", "x_max", "y_max")
@@ -82,6 +79,10 @@ class Masks:
 
     def mask(self, uri: str, instance: int) -> NDArray[np.bool_]:
         """The mask of one object, H x W bool; KeyError if the image has no such instance."""
+        import pyarrow.dataset
+
+        from raymask.masks import decode
+
         field = pyarrow.dataset.field
         # Tables are near input order, so the statistics of `uri` rule out most row groups.
         where = (field("uri") == uri) & (field("instance") == instance)
@@ -111,7 +112,7 @@ class Masks:
 
     def connect(self, allow_external: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with the same views, for all that one can do; see `raymask.database.connect`."""
-        from raymask.database import connect  # takes a moment to import, for those who ask in SQL
+        from raymask.database import connect
 
         tables = {table: [file.path for file in self.published.files(table)] for table in TABLES}
         return connect(self._files, tables, allow_external, memory)
@@ -125,7 +126,7 @@ class Masks:
         uri: str,
         *,
         min_score: float = MIN_SCORE,
-        layers: Collection[str] = LAYERS,
+        layers: Collection[str] = ("masks", "boxes", "labels"),
         longest_side: int | None = None,
         allow_http: bool = False,
     ) -> PIL.Image.Image:
@@ -135,6 +136,11 @@ class Masks:
         own. ConfigError if there is no such image, or it failed, or cannot be read where it lies any more.
         allow_http: whether to read it from a web server.
         """
+        import pyarrow.dataset
+
+        from raymask.drawing import draw_instances
+        from raymask.pictures import read_pictures
+
         where = pyarrow.dataset.field("uri") == uri
         rows = self.images.to_arrow(["image_id", "uri", "status", "error", "height", "width", "bytes"], where)
         if not rows.num_rows:
@@ -173,6 +179,8 @@ class Masks:
         return file
 
     def _table(self, name: str) -> Table:
+        import pyarrow.dataset
+
         paths = [file.path for file in self.published.files(name)]
         if self._snapshot.unpublished:
             return Table(pyarrow.dataset.dataset(paths, format="parquet", filesystem=self._files))

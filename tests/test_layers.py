@@ -93,6 +93,12 @@ def test_predicting_needs_no_client_of_a_store() -> None:
     subprocess.run([sys.executable, "-c", check], check=True, timeout=120)
 
 
+def test_asking_loads_only_what_asking_needs() -> None:
+    unneeded = {"numba", "pandas", "PIL", "torch", "ray"}  # each takes as long to import as a question to answer
+    check = f"import sys, raymask.cli, raymask.output, raymask.database; assert not {unneeded} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
 def test_importing_raymask_loads_neither_ray_nor_torch() -> None:
     check = "import sys, raymask, raymask.cli; assert not {'ray', 'torch', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)

@@ -21,10 +21,8 @@ import raymask.duckdb
 import raymask.pandas
 import raymask.polars
 from raymask.masks import encode
-from raymask.masks.boxes import BOX
-from raymask.masks.columns import MASK
 from raymask.masks.functions import FUNCTIONS, METHODS, Function
-from raymask.masks.rasterising import POLYGONS
+from raymask.masks.types import BOX, MASK, POLYGONS
 from raymask.schema import INSTANCES
 
 ROWS = 5000  # more than DuckDB and Spark hand over at once

@@ -40,8 +40,8 @@ from raymask.masks import (
     mask_union,
     validate_rle,
 )
-from raymask.masks.columns import MASK, RowError
 from raymask.masks.functions import FUNCTIONS, ROWS_A_PIECE
+from raymask.masks.types import MASK, RowError
 
 Pixels = NDArray[np.bool_]
 Rle = dict[str, Any]

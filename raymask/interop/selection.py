@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from raymask.errors import ConfigError, OutputError
 from raymask.interop.names import common_folder
 from raymask.masks import mask_area
-from raymask.masks.columns import RowError
+from raymask.masks.types import RowError
 from raymask.output import Masks
 from raymask.schema import footer_of
 from raymask.storage import used_plainly

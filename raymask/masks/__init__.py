@@ -5,17 +5,20 @@ column-major order: pixel (y, x) is number x * height + y. The text is COCO's: e
 the fourth run on), as a signed number in chunks of five bits, least first, a sixth bit set while more follow, plus 48.
 https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c
 
-The functions on columns (`mask_area` and the others of `raymask.masks.functions.FUNCTIONS`) are loaded when first asked
-for: they need pyarrow, which a predictor can do without.
+All of it is loaded when first asked for: Numba takes longer to import than most questions about masks to answer, and
+the functions on columns (`mask_area` and the others of `raymask.masks.functions.FUNCTIONS`) need pyarrow, which a
+predictor can do without.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from raymask.masks.compiling import compiled
-from raymask.masks.encoder import EncodedMasks, encode_soft_masks
-from raymask.masks.rle import area, checked_size, decode, encode, validate_rle
+if TYPE_CHECKING:
+    from raymask.masks.compiling import compiled
+    from raymask.masks.encoder import EncodedMasks, encode_soft_masks
+    from raymask.masks.rle import area, checked_size, decode, encode, validate_rle
 
 __all__ = [
     "EncodedMasks",
@@ -28,8 +31,17 @@ __all__ = [
     "validate_rle",
 ]
 
+_HOMES = {
+    "compiling": ("compiled",),
+    "encoder": ("EncodedMasks", "encode_soft_masks"),
+    "rle": ("area", "checked_size", "decode", "encode", "validate_rle"),
+}
+
 
 def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"raymask.masks.{home}"), name)
     if name.startswith(("mask_", "box_")):
         from raymask.masks.functions import FUNCTIONS
 

@@ -7,9 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymask.masks.columns import as_numpy
-
-SIDES = ("x_min", "y_min", "x_max", "y_max")
-BOX = pa.struct([pa.field(side, pa.float64()) for side in SIDES])
+from raymask.masks.types import BOX, SIDES
 
 
 def boxes_of(column: pa.Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

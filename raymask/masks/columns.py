@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 from raymask.masks.compiling import compiled
 from raymask.masks.rle import MAX_PIXELS, validate_rle
 from raymask.masks.runs import parse_toggles
-
-# As pycocotools has a mask: its size is [height, width].
-MASK = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
-
-
-class RowError(ValueError):
-    """A value that is not what it should be. row: its number in the column; problem: what is wrong with it."""
-
-    def __init__(self, row: int, problem: str) -> None:
-        super().__init__(f"row {row}: {problem}")
-        self.row, self.problem = row, problem
+from raymask.masks.types import MASK, RowError
 
 
 class Masks(NamedTuple):

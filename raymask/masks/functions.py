@@ -14,14 +14,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from itertools import pairwise
 from numbers import Real
 from typing import Any
 
 import pyarrow as pa
 
-from raymask.masks import boxes, measures, pairs, polygons, rasterising, windows
-from raymask.masks.columns import MASK, RowError
+from raymask.masks.types import BOX, MASK, PIXEL_BOX, POINT, POLYGONS, RowError
 
 ROWS_A_PIECE = 8192  # a few milliseconds of work for a thread
 
@@ -31,14 +32,13 @@ class Function:
     """A function on columns.
 
     name: in every engine. arguments: their names and Arrow types; others of the same meaning are taken too.
-    result: Arrow type. call: takes an Arrow array for each argument, all of one length, and returns one of that length.
-    doc: what it does, its first line in short.
+    result: Arrow type. home: where in this package it is written. doc: what it does, its first line in short.
     """
 
     name: str
     arguments: Mapping[str, pa.DataType]
     result: pa.DataType
-    call: Callable[..., pa.Array]
+    home: str
     doc: str
 
     @property
@@ -72,6 +72,16 @@ class Function:
         if any(isinstance(value, pa.ChunkedArray) for value in bound.values()):
             return pa.chunked_array(found, self.result)
         return found[0] if len(found) == 1 else pa.concat_arrays(found or [pa.array([], self.result)])
+
+    @cached_property
+    def call(self) -> Callable[..., pa.Array]:
+        """Takes an Arrow array for each argument, all of one length, and returns one of that length.
+
+        Imported when it is first called: Numba takes longer to import than most statements to run.
+        """
+        module, _, name = self.home.partition(".")
+        function: Callable[..., pa.Array] = getattr(import_module(f"raymask.masks.{module}"), name)
+        return function
 
     def bind(self, *values: Any, **named: Any) -> dict[str, Any]:
         """The values by the names of the arguments; TypeError if they are too many or too few."""
@@ -118,12 +128,12 @@ _SIZE = {"height": pa.int32(), "width": pa.int32()}
 FUNCTIONS = {
     function.name: function
     for function in [
-        Function("mask_area", {"mask": MASK}, pa.int64(), measures.areas, "The number of pixels of a mask."),
+        Function("mask_area", {"mask": MASK}, pa.int64(), "measures.areas", "The number of pixels of a mask."),
         Function(
             "mask_bbox",
             {"mask": MASK},
-            measures.PIXEL_BOX,
-            measures.boxes,
+            PIXEL_BOX,
+            "measures.boxes",
             """The smallest box around a mask, as the tables have boxes: x_max is right of its last column.
 
             All four are 0 for a mask without pixels, as in pycocotools.
@@ -132,8 +142,8 @@ FUNCTIONS = {
         Function(
             "mask_centroid",
             {"mask": MASK},
-            measures.POINT,
-            measures.centroids,
+            POINT,
+            "measures.centroids",
             """The mean of the middles of a mask's pixels, x and y; null for a mask without pixels.
 
             The middle of the first pixel is (0.5, 0.5).
@@ -143,7 +153,7 @@ FUNCTIONS = {
             "mask_perimeter",
             {"mask": MASK},
             pa.int64(),
-            measures.perimeters,
+            "measures.perimeters",
             """The length of a mask's outlines in sides of pixels, those of holes and along the image's border included.
 
             This is the length of `mask_polygon`. Steps count whole, so that of a disc is 4 times its diameter.
@@ -153,7 +163,7 @@ FUNCTIONS = {
             "mask_contains",
             {"mask": MASK, "x": pa.float64(), "y": pa.float64()},
             pa.bool_(),
-            measures.contain,
+            "measures.contain",
             """Whether the pixel at a point belongs to a mask; false outside of the image.
 
             Pixel (row, column) is at column <= x < column + 1, row <= y < row + 1.
@@ -163,7 +173,7 @@ FUNCTIONS = {
             "mask_iou",
             _PAIR,
             pa.float64(),
-            pairs.ious,
+            "pairs.ious",
             """What two masks share over what they have together, 0 to 1; 0 for two masks without pixels.
 
             Masks of unequal sizes are an error: they are not of one image, and a null would go unseen in a mean.
@@ -173,21 +183,21 @@ FUNCTIONS = {
             "mask_intersection",
             _PAIR,
             MASK,
-            pairs.intersections,
+            "pairs.intersections",
             "The pixels that are in both masks. Masks of unequal sizes are an error.",
         ),
         Function(
             "mask_union",
             _PAIR,
             MASK,
-            pairs.unions,
+            "pairs.unions",
             "The pixels that are in one mask or in both. Masks of unequal sizes are an error.",
         ),
         Function(
             "mask_polygon",
             {"mask": MASK},
             pa.string(),
-            polygons.wkt,
+            "polygons.wkt",
             """The exact outlines of a mask as WKT, always a MULTIPOLYGON, in pixels from the top left corner.
 
             Pixels that touch by a side are in one polygon. Rings run along the sides of pixels; what is inside of them
@@ -199,14 +209,14 @@ FUNCTIONS = {
             "mask_geojson",
             {"mask": MASK},
             pa.string(),
-            polygons.geojson,
+            "polygons.geojson",
             "The same as `mask_polygon`, as the geometry of GeoJSON (RFC 7946), always a MultiPolygon.",
         ),
         Function(
             "mask_from_polygon",
-            {"polygons": rasterising.POLYGONS, **_SIZE},
+            {"polygons": POLYGONS, **_SIZE},
             MASK,
-            rasterising.from_polygons,
+            "rasterising.from_polygons",
             """The mask of polygons as COCO's annotations have them: [[x, y, x, y, ...], ...], in one or more parts.
 
             Equal to `pycocotools.mask.merge(frPyObjects(polygons, height, width))` to the pixel.
@@ -214,9 +224,9 @@ FUNCTIONS = {
         ),
         Function(
             "mask_crop",
-            {"mask": MASK, "box": boxes.BOX},
+            {"mask": MASK, "box": BOX},
             MASK,
-            windows.cropped,
+            "windows.cropped",
             """The part of a mask in a box: every pixel that the box reaches into. Its size is that of the box.
 
             Outside of the image there are no pixels of the mask. Null for a box without pixels.
@@ -226,7 +236,7 @@ FUNCTIONS = {
             "mask_resize",
             {"mask": MASK, **_SIZE},
             MASK,
-            windows.resized,
+            "windows.resized",
             """A mask stretched to another size: each pixel is as the one in which its middle falls.
 
             Middles on the border of two take the later one.
@@ -234,9 +244,9 @@ FUNCTIONS = {
         ),
         Function(
             "box_iou",
-            {"a": boxes.BOX, "b": boxes.BOX},
+            {"a": BOX, "b": BOX},
             pa.float64(),
-            boxes.ious,
+            "boxes.ious",
             "What two boxes share over what they have together, 0 to 1; 0 where they share nothing.",
         ),
     ]

@@ -8,12 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymask.masks.boxes import SIDES
 from raymask.masks.columns import Masks, masks_of, numbers_of, refuse, room_for, struct_column, toggles_of
 from raymask.masks.compiling import compiled
-
-PIXEL_BOX = pa.struct([pa.field(side, pa.int32()) for side in SIDES])
-POINT = pa.struct([pa.field("x", pa.float64()), pa.field("y", pa.float64())])
+from raymask.masks.types import PIXEL_BOX, POINT
 
 
 def areas(masks: pa.Array) -> pa.Array:

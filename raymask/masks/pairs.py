@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymask.masks.columns import Masks, RowError, mask_column, masks_of, refuse, room_for, toggles_of
+from raymask.masks.columns import Masks, mask_column, masks_of, refuse, room_for, toggles_of
 from raymask.masks.compiling import compiled
 from raymask.masks.measures import area_of, overlap
 from raymask.masks.runs import append_runs
+from raymask.masks.types import RowError
 
 
 def ious(a: pa.Array, b: pa.Array) -> pa.Array:

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raymask.masks.columns import WANTED_SIZE, RowError, as_numpy, can_be_sizes, mask_column, numbers_of
+from raymask.masks.columns import WANTED_SIZE, as_numpy, can_be_sizes, mask_column, numbers_of
 from raymask.masks.compiling import compiled
 from raymask.masks.pairs import merge_toggles
 from raymask.masks.runs import append_runs, toggle, with_room
+from raymask.masks.types import RowError
 
-POLYGONS = pa.list_(pa.list_(pa.float64()))
 FIFTHS = 5
 MAX_COORDINATE = 1e6  # so that all of this fits, and no polygon takes for ever
 

@@ -10,7 +10,6 @@ from raymask.masks.boxes import boxes_of
 from raymask.masks.columns import (
     WANTED_SIZE,
     Masks,
-    RowError,
     can_be_sizes,
     mask_column,
     masks_of,
@@ -21,6 +20,7 @@ from raymask.masks.columns import (
 )
 from raymask.masks.compiling import compiled
 from raymask.masks.runs import append_runs, toggle, with_room
+from raymask.masks.types import RowError
 
 MAX_COORDINATE = 2.0**31  # as far as a mask may reach
 
