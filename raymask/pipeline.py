@@ -33,7 +33,7 @@ from raymask.pools import TASK_CPUS, Pool, await_machines, plan_pool, room_of, t
 from raymask.progress import Reporter, Silent
 from raymask.protocol import Work, work_to_do
 from raymask.publishing import publish
-from raymask.reading import ImageSource, plan_chunks, share_of
+from raymask.reading import ImageSource, Reading, plan_chunks, share_of
 from raymask.sandbox import DECODER
 from raymask.stages import Times, bottleneck
 from raymask.storage import join, used_plainly
@@ -211,10 +211,9 @@ def process(
         await_machines(bool(config.gpus_per_worker), config.decode_labels(), report.say)
         pool = plan_pool(config.worker_range(), config.gpus_per_worker)
     images_per_part = config.images_per_part or share_of(pending, pool)
-    images = ImageSource(
+    chunks = plan_chunks(manifest, wanted, pool.calls, images_per_part)
+    reading = Reading(
         folder=manifest.folder,
-        files=[f.name for f in manifest.files],
-        chunks=plan_chunks(manifest, wanted, pool.calls, images_per_part),
         wanted=ray.put(np.packbits(wanted)),
         as_listed=work.attempt == 0,
         max_bytes=config.max_bytes,
@@ -223,14 +222,14 @@ def process(
         room_bytes=task_room_bytes(config.decode_labels()),
         decoder=DECODER,
     )
-    most = len(images.chunks)
+    most = len(chunks)
     # Ray Data would ask for as much as blocks have had on average, another number for each task, and Ray reuses the
     # process of a task only for one that asks for the same.
-    task_memory_bytes = BLOCKS_IN_TASK * images.room_bytes
+    task_memory_bytes = BLOCKS_IN_TASK * reading.room_bytes
     meter.begins(pending, room_of(pool, most))
     with using_all_machines(pool, most, config.decode_labels()):
         rows = ray.data.read_datasource(
-            images,
+            ImageSource(reading, [f.name for f in manifest.files], chunks),
             num_cpus=TASK_CPUS,
             memory=task_memory_bytes,
             override_num_blocks=most,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -70,39 +71,36 @@ def plan_chunks(manifest: Manifest, wanted: NDArray[np.bool_], calls: int, image
     return np.concatenate(chunks)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How tasks read images.
+
+    folder: the journal. wanted: reference to one bit an image, by ordinal. as_listed: whether an object must still be
+    the one that was listed, as it need not where a failed image is tried again. rows_per_block: how many images travel
+    together; room_bytes: unless their pixels are more, see `Sandbox.blocks`. decoder: see `Sandbox`.
+    """
+
+    folder: Folder
+    wanted: ray.ObjectRef[NDArray[np.uint8]]
+    as_listed: bool
+    max_bytes: int
+    max_pixels: int
+    rows_per_block: int
+    room_bytes: int
+    decoder: str
+
+
 class ImageSource(Datasource):
     """The wanted images of a manifest, fetched and decoded: a Ray Data source with a read task for each chunk.
 
-    wanted: reference to one bit an image, by ordinal; chunks: of dtype `CHUNK`; as_listed: whether an object must
-    still be the one that was listed, as it need not where a failed image is tried again; rows_per_block: how many
-    images travel together, room_bytes: unless their pixels are more, see `Sandbox.blocks`; decoder: see `Sandbox`.
+    files: the names of the manifest's; chunks: of dtype `CHUNK`.
     """
 
-    def __init__(
-        self,
-        *,
-        folder: Folder,
-        files: list[str],
-        chunks: NDArray[np.void],
-        wanted: ray.ObjectRef[NDArray[np.uint8]],
-        as_listed: bool,
-        max_bytes: int,
-        max_pixels: int,
-        rows_per_block: int,
-        room_bytes: int,
-        decoder: str,
-    ) -> None:
+    def __init__(self, reading: Reading, files: list[str], chunks: NDArray[np.void]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.folder = folder
+        self.reading = reading
         self.files = files
         self.chunks = chunks
-        self.wanted = wanted
-        self.as_listed = as_listed
-        self.max_bytes = max_bytes
-        self.max_pixels = max_pixels
-        self.rows_per_block = rows_per_block
-        self.room_bytes = room_bytes
-        self.decoder = decoder
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -113,18 +111,11 @@ class ImageSource(Datasource):
             ReadTask(
                 partial(
                     read_images,
-                    folder=self.folder,
+                    self.reading,
                     file=self.files[int(chunk["file"])],
                     start=int(chunk["start"]),
                     rows=int(chunk["rows"]),
                     first_ordinal=int(chunk["first_ordinal"]),
-                    wanted=self.wanted,
-                    as_listed=self.as_listed,
-                    max_bytes=self.max_bytes,
-                    max_pixels=self.max_pixels,
-                    rows_per_block=self.rows_per_block,
-                    room_bytes=self.room_bytes,
-                    decoder=self.decoder,
                 ),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
             )
@@ -132,40 +123,30 @@ class ImageSource(Datasource):
         ]
 
 
-def read_images(
-    *,
-    folder: Folder,
-    file: str,
-    start: int,
-    rows: int,
-    first_ordinal: int,
-    wanted: ray.ObjectRef[NDArray[np.uint8]],
-    as_listed: bool,
-    max_bytes: int,
-    max_pixels: int,
-    rows_per_block: int,
-    room_bytes: int,
-    decoder: str,
-) -> Iterator[pa.Table]:
+def read_images(reading: Reading, *, file: str, start: int, rows: int, first_ordinal: int) -> Iterator[pa.Table]:
     """Fetch and decode the wanted images of one chunk of a manifest file; yields tables in `DECODED`."""
     keep_freed_memory()
     first_bit = first_ordinal % 8
-    bits = np.unpackbits(ray.get(wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
+    bits = np.unpackbits(ray.get(reading.wanted)[first_ordinal // 8 : (first_ordinal + rows + 7) // 8])
     flags = bits[first_bit : first_bit + rows].astype(bool)
     with stopwatch("read") as watch:
-        with used_plainly(folder.url), stage("fetch"):
-            listed = read_chunk(folder, file, start, rows).filter(pa.array(flags)).to_pylist()
+        with used_plainly(reading.folder.url), stage("fetch"):
+            listed = read_chunk(reading.folder, file, start, rows).filter(pa.array(flags)).to_pylist()
         places = [
             Place(r["uri"], r["size"], r["etag"], r["container"], r["container_column"], r["position"])
-            if as_listed or r["container"]
+            if reading.as_listed or r["container"]
             else Place(r["uri"])
             for r in listed
         ]
-        sizes = {"max_bytes": max_bytes, "max_pixels": max_pixels, "room_bytes": room_bytes}
-        with borrowed_sandbox(**sizes, decoder=decoder) as sandbox:
-            fetched = each("fetch", fetch(places, max_bytes=max_bytes))
+        with borrowed_sandbox(
+            max_bytes=reading.max_bytes,
+            max_pixels=reading.max_pixels,
+            room_bytes=reading.room_bytes,
+            decoder=reading.decoder,
+        ) as sandbox:
+            fetched = each("fetch", fetch(places, max_bytes=reading.max_bytes))
             files = (_without_data(row, file) for row, file in zip(listed, fetched, strict=True))
-            for block in each("decode", sandbox.blocks(files, rows_per_block)):
+            for block in each("decode", sandbox.blocks(files, reading.rows_per_block)):
                 with stage("pack"):
                     table = decoded_table(
                         [decoded_row(r["ordinal"], r["uri"], image, size, etag) for (r, size, etag), image in block]
