@@ -89,6 +89,8 @@ class Server:
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen on port {self._port} ({said(error)}); choose another --port") from error
+        # While the browser begins, its first question is answered; what is wrong is said when it asks.
+        self._questions.submit(self._answers.page, self._answers.collection.cursor(), {})
         return self
 
     async def __aexit__(self, *_: object) -> None:

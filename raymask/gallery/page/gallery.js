@@ -21,8 +21,8 @@ const sides = () => {
 const nameOfOutput = (url) => url.replace(/\/+$/, "").split("/").slice(-2).join("/");
 
 async function start() {
-  // Counts over the whole output keep a machine busy: the first page goes before them.
-  await load();
+  // The first page does not wait for counts over the whole output.
+  const first = load();
   try {
     about = await ask("api/about");
   } catch (error) {
@@ -33,6 +33,7 @@ async function start() {
   byId("title").title = about.out;
   document.title = `${nameOfOutput(about.out)} · raymask`;
   sayProblem = buildFilters(about);
+  await first;
   if (about.beside) {
     if (!isFiltered()) change({ min_score: COMPARED_SCORE });
     await load();
