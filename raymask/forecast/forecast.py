@@ -118,14 +118,15 @@ def forecast(config: PlanConfig, report: Reporter | None = None) -> Forecast:
         list_s = time.monotonic() - began_s - start_s
         report.say(found.text(config.source))
         pool = plan_pool(config.worker_range(), config.gpus_per_worker)
-        images_per_part = share_of(found.new, pool)
-        _, few = _measure(config, model, pool, out, sample, pool.calls, images_per_part=1)
-        wanted = int(config.seconds / _image_s(few))
-        # As large as in the run, where the time allows it: a part has its own costs.
-        images_per_part = min(images_per_part, floor_power_of_two(wanted // (WAVES * pool.calls)))
-        wanted = max(wanted, WAVES * pool.calls * images_per_part)
-        report.say(f"measuring some {min(wanted, len(sample)):,} images, {config.seconds:g} s or more")
-        calls, times = _measure(config, model, pool, out, sample, wanted, images_per_part)
+        calls, times = _measure(config, model, pool, out, sample, pool.calls, images_per_part=1)
+        measured = 0
+        # Few images say too little, since the first are the slowest: again, if there was time for twice as many.
+        while 2 * measured < (wanted := _images_in(config.seconds, times, sample, pool)):
+            # As large as in the run, where the time allows it: a part has its own costs.
+            images_per_part = min(share_of(found.new, pool), floor_power_of_two(wanted // (WAVES * pool.calls)))
+            measured = max(wanted, WAVES * pool.calls * images_per_part)
+            report.say(f"measuring some {min(measured, len(sample)):,} images, {config.seconds:g} s or more")
+            calls, times = _measure(config, model, pool, out, sample, measured, images_per_part)
         machines = len([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")])  # type: ignore[no-untyped-call]
         ending_s = time.monotonic()
     ending_s = time.monotonic() - ending_s
@@ -200,6 +201,11 @@ def _measure(
     meter.phase("publish")
     publish(out, run_of(options, model), manifest)
     return meter.calls, meter.ends()
+
+
+def _images_in(seconds: float, times: Times, sample: Sample, pool: Pool) -> int:
+    """How many images of the sample take so long, and at least so many that every call of a worker has a few."""
+    return max(min(int(seconds / _image_s(times)), len(sample)), WAVES * pool.calls)
 
 
 def _image_s(times: Times) -> float:
