@@ -56,6 +56,7 @@ def page(browser: Browser, link: str, problems: list[str]) -> Iterator[Page]:
     page.on("console", lambda message: problems.append(message.text) if "Security Policy" in message.text else None)
     page.goto(link)
     expect(page.locator(".card").first).to_be_visible()
+    expect(page.locator("#where")).to_be_visible()  # the filters, which may come after the first images
     yield page
     context.close()
     assert problems == []

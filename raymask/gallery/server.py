@@ -7,6 +7,7 @@ every port of this machine, also to servers of other users, and no page that doe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -89,11 +90,11 @@ class Server:
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen on port {self._port} ({said(error)}); choose another --port") from error
-        # While the browser begins, its first question is answered; what is wrong is said when it asks.
-        self._questions.submit(self._answers.page, self._answers.collection.cursor(), {})
+        self._first = asyncio.create_task(self._look_up_first_page())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._first.cancel()
         await self._runner.cleanup()
         for pool in (self._questions, self._decoders):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -145,6 +146,11 @@ class Server:
         except (TimeoutError, asyncio.CancelledError):
             cursor.interrupt()
             raise
+
+    async def _look_up_first_page(self) -> None:
+        """While the browser begins, its first question is answered; what is wrong is said when it asks."""
+        with contextlib.suppress(Exception):
+            await self._ask(lambda cursor: self._answers.page(cursor, {}))
 
     async def _picture(self, request: web.Request) -> web.Response:
         number, kind = int(request.match_info["id"]), request.match_info["kind"]
