@@ -383,6 +383,32 @@ def test_on_a_store_that_loses_answers(format: str, server: Store, out: str, tmp
         assert ordered(found.drop_columns([KEY]).to_pylist()) == published_rows(out, table)
 
 
+def test_two_outputs_make_a_table_at_the_same_time(server: Store, out: str, tmp_path: Path) -> None:
+    """Another with other columns makes and fills the table after this one found none, and before it has made it."""
+    other = str(tmp_path / "other")
+    add_images(other, [1, 2], {"site": pa.array(["x", "y"])})
+    publish_output(other)
+    options = {"format": "delta", "to": f"{server.url}/shared lake", "quiet": True}
+    rivals = [other]
+
+    def trouble(request: Request) -> Trouble | None:
+        if request.method == "PUT" and request.path.endswith("images/_delta_log/00000000000000000000.json") and rivals:
+            raymask.publish(rivals.pop(), **options)
+        return None
+
+    server.trouble = trouble
+    try:
+        raymask.publish(out, **options)
+    finally:
+        server.trouble = lambda request: None
+    assert not rivals
+    table = deltalake.DeltaTable(f"{server.url}/shared lake/images", storage_options={"allow_http": "true"})
+    lacking = {out: {"site": None}, other: {"camera": None}}
+    expected = [{**row, **lacking[output]} for output in lacking for row in published_rows(output, "images")]
+    assert ordered(table.to_pyarrow_table().drop_columns([KEY]).to_pylist()) == ordered(expected)
+    assert table.version() == 2, "made once, and written twice"
+
+
 # ------------------------------------------------------------------------------------------------------------- parquet
 
 

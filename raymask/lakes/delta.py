@@ -85,6 +85,8 @@ def open_table(config: PublishConfig, name: str, schema: pa.Schema) -> DeltaTabl
         deltalake.Schema.from_arrow(schema),
         mode="ignore",
         storage_options=_options(),
+        # A second try would be written as version 1, over the columns of the table that another has made as version 0.
+        commit_properties=deltalake.CommitProperties(max_commit_retries=0),
     )
     try:
         table = make()
