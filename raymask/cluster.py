@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import ray
@@ -48,6 +49,9 @@ def ray_session(allow_open: bool = False) -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # Ray's control service keeps the last tasks in memory, 100,000 of them otherwise; nobody looks at a local one's.
     os.environ.setdefault("RAY_task_events_max_num_task_in_gcs", "1000")
+    # A node's manager often asks for its object store before that listens, and would wait a second to ask again.
+    os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "20")
+    os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "500")  # as long in all as Ray would try
     # What nobody waits for, such as the statistics of Ray Data, may fail with the process that it is sent to.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray's C++ side writes to this process's stderr, past the levels below; and first that its level was set.
@@ -78,7 +82,18 @@ def ray_session(allow_open: bool = False) -> Iterator[None]:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         if begun:
+            _end_monitor()
             ray.shutdown()
+
+
+def _end_monitor() -> None:
+    """End the autoscaler's monitor of a cluster that was started here, if one was: there is nothing for it to scale.
+
+    It goes on for a while when it is asked to end, and Ray waits a second for it.
+    """
+    node: Any = ray._private.worker._global_node
+    if node is not None:
+        node.kill_monitor(check_alive=False)
 
 
 def check_not_open() -> None:
