@@ -91,8 +91,8 @@ def _end_monitor() -> None:
 
     It goes on for a while when it is asked to end, and Ray waits a second for it.
     """
-    node: Any = ray._private.worker._global_node
-    if node is not None:
+    with contextlib.suppress(AttributeError):  # no node of this process, or a Ray that has changed: it waits, then
+        node: Any = ray._private.worker._global_node
         node.kill_monitor(check_alive=False)
 
 

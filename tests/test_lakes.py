@@ -106,12 +106,19 @@ def out(tmp_path: Path) -> str:
 
 
 def ordered(rows: Rows) -> Rows:
-    return sorted(rows, key=lambda row: (row["uri"], row.get("instance")))
+    """Outputs of the same images differ in how many objects they found."""
+    return sorted(rows, key=lambda row: (row["uri"], row.get("instance"), row.get("instance_count")))
 
 
 def published_rows(out: str, table: str) -> Rows:
     masks = raymask.open(out)
     return ordered((masks.images if table == "images" else masks.instances).to_arrow().to_pylist())
+
+
+def together(lacking: dict[str, list[str]]) -> Rows:
+    """The images of these outputs in one table, by the columns that each lacks."""
+    rows = [row | dict.fromkeys(columns) for out, columns in lacking.items() for row in published_rows(out, "images")]
+    return ordered(rows)
 
 
 def holds(lake: Lake, *outs: str) -> bool:
@@ -227,8 +234,7 @@ def test_outputs_share_tables(lake: Lake, out: str, tmp_path: Path) -> None:
     publish_output(other)
     lake.publish(other)
     lake.publish(out)
-    lacking = ordered([{**row, "camera": None} for row in published_rows(other, "images")])
-    assert lake.rows("images") == ordered(published_rows(out, "images") + lacking)
+    assert lake.rows("images") == together({out: [], other: ["camera"]})
     assert lake.rows("instances") == ordered(published_rows(out, "instances") + published_rows(other, "instances"))
     Path(other).rename(moved)
     assert [c.added for c in lake.publish(moved)] == [0, 0]
@@ -237,11 +243,14 @@ def test_outputs_share_tables(lake: Lake, out: str, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- killed, at once
 
 
-def forked(options: dict[str, Any], points: list[int]) -> list[int]:
-    """Publish in as many processes at once, each killed at its point; their exit codes."""
+def forked(lake: Lake, *publishers: tuple[str, int]) -> list[int]:
+    """Publish each output in a process of its own, all at once, each killed at its point; their exit codes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    processes = [context.Process(target=publish_until_killed, args=(options, point)) for point in points]
+    processes = [
+        context.Process(target=publish_until_killed, args=({"out": out, **lake.options}, point))
+        for out, point in publishers
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -258,7 +267,7 @@ def test_killed_anywhere_and_repeated(lake: Lake, out: str) -> None:
         done_before = commits = [lake.commits(table) for table in TABLES]
         point, code = first_point, -signal.SIGKILL
         while code == -signal.SIGKILL:
-            [code] = forked({"out": out, **lake.options}, [point])
+            [code] = forked(lake, (out, point))
             point += 2
             if commits != (commits := [lake.commits(table) for table in TABLES]):
                 seen = {table: lake.rows(table) for table in TABLES if lake.commits(table)}
@@ -276,10 +285,19 @@ def test_killed_anywhere_and_repeated(lake: Lake, out: str) -> None:
 
 def test_many_at_once(lake: Lake, out: str) -> None:
     """Processes that publish the same output at the same time, one of them killed in the middle."""
-    codes = forked({"out": out, **lake.options}, [0, 0, 0, 3])
+    codes = forked(lake, (out, 0), (out, 0), (out, 0), (out, 3))
     assert codes[:3] == [0, 0, 0]
     assert holds(lake, out)
     assert [lake.commits(t) for t in TABLES] == [1, 1]
+
+
+def test_outputs_with_columns_of_their_own_at_once(lake: Lake, out: str, tmp_path: Path) -> None:
+    """None of them loses a column to one that makes the tables, or adds its own, at the same time."""
+    other = str(tmp_path / "other")
+    add_images(other, [1, 2], {"site": pa.array(["x", "y"])})
+    publish_output(other)
+    assert forked(lake, (out, 0), (other, 0)) == [0, 0]
+    assert lake.rows("images") == together({out: ["site"], other: ["camera"]})
 
 
 def test_overtaken_by_the_same_output(lake: Lake, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,9 +421,8 @@ def test_two_outputs_make_a_table_at_the_same_time(server: Store, out: str, tmp_
         server.trouble = lambda request: None
     assert not rivals
     table = deltalake.DeltaTable(f"{server.url}/shared lake/images", storage_options={"allow_http": "true"})
-    lacking = {out: {"site": None}, other: {"camera": None}}
-    expected = [{**row, **lacking[output]} for output in lacking for row in published_rows(output, "images")]
-    assert ordered(table.to_pyarrow_table().drop_columns([KEY]).to_pylist()) == ordered(expected)
+    found = table.to_pyarrow_table().drop_columns([KEY])
+    assert ordered(found.to_pylist()) == together({out: ["site"], other: ["camera"]})
     assert table.version() == 2, "made once, and written twice"
 
 
